@@ -1,0 +1,1 @@
+"""What turns bare machines into a cluster, and what a person types."""

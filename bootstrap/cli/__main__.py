@@ -1,0 +1,5 @@
+"""`python -m bootstrap.cli` is `cos`."""
+
+from bootstrap.cli import main
+
+main()

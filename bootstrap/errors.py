@@ -1,0 +1,8 @@
+"""The one exception of the launcher that means: the user can mend this."""
+
+
+class LaunchError(Exception):
+    """Something could not be started or run, told in one sentence that names the way out.
+
+    A log's tail may follow on further lines. Commands print it without a stack trace and exit with code 2.
+    """

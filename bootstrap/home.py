@@ -1,0 +1,20 @@
+"""Where the launcher keeps what it knows: `~/.cos`, which COS_HOME moves."""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The directory; it may be missing yet."""
+    named = os.environ.get("COS_HOME")
+    return Path(named) if named else Path.home() / ".cos"
+
+
+def clusters() -> Path:
+    """The directory with a file of facts for each cluster."""
+    return home() / "clusters"
+
+
+def local_jobs() -> Path:
+    """The jobs of `--cluster local`."""
+    return home() / "local" / "jobs"

@@ -1,0 +1,1 @@
+"""Jobs that live on the machine they run from, and not on the connection that asked for them."""

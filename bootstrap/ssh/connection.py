@@ -1,0 +1,237 @@
+"""One connection to a node, kept and shared by all that talk to it, made again where it broke."""
+
+import logging
+import shlex
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import paramiko
+
+from bootstrap.errors import LaunchError
+from bootstrap.host import ConnectionLostError
+from bootstrap.ssh.address import Address
+from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
+
+# As OpenSSH has it; paramiko's own 2 MB and 32 KB are what bulk transfers wait for.
+_WINDOW = 16 * 1024 * 1024
+_Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
+# Before paramiko's own first choice: it needs no second pass for the packet's checksum.
+_FAST_CIPHER = "aes128-gcm@openssh.com"
+
+# What it logs with a stack trace is raised too, and told in a sentence.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+class Connection:
+    """A login on a node, made when first needed; each command, file and tunnel is a channel of it.
+
+    Safe to use from several threads.
+
+    Args:
+        address: The node.
+        ask: Tells the passphrase of an encrypted key.
+    """
+
+    def __init__(self, address: Address, ask: AskPassphrase = no_passphrase) -> None:
+        self.address = address
+        self._ask = ask
+        self._lock = threading.RLock()
+        self._client: paramiko.SSHClient | None = None
+        self._sftp: paramiko.SFTPClient | None = None
+        self._jump = None if address.jump is None else Connection(address.jump, ask)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def transport(self) -> paramiko.Transport:
+        """The live connection, made anew if it is not there or broke.
+
+        Raises:
+            ConnectionLostError: The node does not answer (now).
+            LaunchError: It answers, and is not the one expected, or does not let us in.
+        """
+        with self._lock:
+            transport = None if self._client is None else self._client.get_transport()
+            if transport is None or not transport.is_active():
+                self.close()
+                self._client = self._connect()
+                transport = self._client.get_transport()
+            if transport is None:
+                raise ConnectionLostError(f"{self._who()} closed the connection at once: try again.")
+            return transport
+
+    def channel(self) -> paramiko.Channel:
+        """A channel for one command."""
+        try:
+            return self.transport().open_session(timeout=self.address.limits.connect)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self.lost(error) from error
+
+    def tunnel(self, host: str, port: int) -> paramiko.Channel:
+        """A channel to a port as the node sees it."""
+        try:
+            return self.transport().open_channel(
+                "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self.address.limits.connect
+            )
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self.lost(error) from error
+
+    def sftp(self) -> paramiko.SFTPClient:
+        """The one file channel, made anew with the connection."""
+        with self._lock:
+            transport = self.transport()
+            if self._sftp is None or self._sftp.get_channel() is None or self._sftp.sock.closed:
+                try:
+                    self._sftp = paramiko.SFTPClient.from_transport(transport, window_size=_WINDOW)
+                except (paramiko.SSHException, EOFError, OSError) as error:
+                    raise self.lost(error) from error
+            if self._sftp is None:
+                raise ConnectionLostError(f"{self._who()} offers no file transfer: its sshd needs the sftp subsystem.")
+            self._sftp.sock.settimeout(self.address.limits.command)
+            return self._sftp
+
+    def is_alive(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+        transport = None if self._client is None else self._client.get_transport()
+        return transport is not None and transport.is_active()
+
+    def lost(self, error: BaseException) -> ConnectionLostError:
+        """What to raise where a channel broke on the error."""
+        return ConnectionLostError(
+            f"The connection to {self._who()} broke ({error or type(error).__name__}): try again."
+        )
+
+    def close(self) -> None:
+        """Close the connection, the one to the jump host included."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+            self._client = self._sftp = None
+            if self._jump is not None:
+                self._jump.close()
+
+    def _connect(self) -> paramiko.SSHClient:
+        address, limits = self.address, self.address.limits
+        key = None if address.key_file is None else load_key(address.key_file, self._ask)
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(_Refuse(self._who()))
+        self._pin(client)
+        route = self._route()
+        begin = time.monotonic()
+        try:
+            client.connect(
+                address.host,
+                address.port,
+                address.user,
+                pkey=key,
+                sock=route,
+                allow_agent=key is None,
+                look_for_keys=False,
+                timeout=limits.auth,
+                banner_timeout=limits.auth,
+                auth_timeout=limits.auth,
+                channel_timeout=limits.connect,
+                transport_factory=_transport,  # type: ignore[arg-type]  # a protocol of names that paramiko does not use
+            )
+        except BaseException as error:
+            client.close()
+            route.close()
+            if isinstance(error, LaunchError) or not isinstance(error, Exception):
+                raise
+            raise self._refusal(error, time.monotonic() - begin) from error
+        transport = client.get_transport()
+        if transport is not None:
+            transport.set_keepalive(round(limits.keep_alive) or 1)
+        return client
+
+    def _route(self) -> _Route:
+        """The way to the node's sshd: TCP, a channel through the jump host, or a command's stdin and stdout."""
+        address, limits = self.address, self.address.limits
+        if self._jump is not None:
+            return self._jump.tunnel(address.host, address.port)
+        if address.proxy:
+            try:
+                return paramiko.ProxyCommand(shlex.join(address.proxy))
+            except OSError as error:
+                raise LaunchError(
+                    f"`{address.proxy[0]}`, the way to {self._who()}, cannot be run ({error.strerror}): install it."
+                ) from None
+        try:
+            return socket.create_connection((address.host, address.port), timeout=limits.connect)
+        except TimeoutError:
+            raise ConnectionLostError(
+                f"{self._who()} did not answer within the connect limit of {limits.connect:g} s: is it running, and "
+                "may this machine's address reach its port?"
+            ) from None
+        except OSError as error:
+            raise ConnectionLostError(
+                f"{self._who()} cannot be reached ({error.strerror or error}): is it running?"
+            ) from None
+
+    def _pin(self, client: paramiko.SSHClient) -> None:
+        """Let the client know the node's keys, and no others."""
+        address = self.address
+        if not address.host_keys:
+            raise LaunchError(
+                f"No host key of {self._who()} is known, so it cannot be told from an impostor: "
+                "wait until its console shows them, then run the command again."
+            )
+        name = address.host if address.port == 22 else f"[{address.host}]:{address.port}"
+        for kind, text in address.host_keys:
+            entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {kind} {text}")
+            if entry is not None and entry.key is not None:  # a kind that paramiko does not know is none to agree on
+                client.get_host_keys().add(name, kind, entry.key)
+
+    def _refusal(self, error: Exception, seconds: float) -> LaunchError:
+        """What a person is told where the login failed after the seconds."""
+        limits, who = self.address.limits, self._who()
+        if isinstance(error, paramiko.BadHostKeyException):
+            return LaunchError(
+                f"The host key of {who} is not the pinned one: somebody may be in between, or the node was replaced; "
+                "compare with its console and renew the cluster's facts."
+            )
+        if seconds >= limits.auth:
+            return ConnectionLostError(
+                f"{who} did not finish the login within the auth limit of {limits.auth:g} s: "
+                "is it overloaded, or no sshd?"
+            )
+        if isinstance(error, paramiko.AuthenticationException):
+            means = "a key of the agent" if self.address.key_file is None else f"the key {self.address.key_file}"
+            return LaunchError(f"{who} does not take {means} for {self.address.user}: name the key it was made with.")
+        if "No authentication methods" in str(error):
+            return LaunchError(f"There is no key to log in to {who} with: name one, or run `ssh-add` for the agent.")
+        return ConnectionLostError(f"{who} broke off the login ({error or type(error).__name__}): try again.")
+
+    def _who(self) -> str:
+        address = self.address
+        return f"{address.name} ({address.host}:{address.port})"
+
+
+def _transport(route: _Route, **options: Any) -> paramiko.Transport:
+    transport = paramiko.Transport(route, default_window_size=_WINDOW, **options)
+    security = transport.get_security_options()
+    others = [cipher for cipher in security.ciphers if cipher != _FAST_CIPHER]
+    security.ciphers = [_FAST_CIPHER, *others]
+    return transport
+
+
+class _Refuse(paramiko.MissingHostKeyPolicy):
+    """No key is learnt from the connection that it is to vouch for."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        """Refuse."""
+        raise LaunchError(
+            f"{self._who} shows a host key of the kind {key.get_name()}, and none of that kind is pinned: "
+            "renew the cluster's facts from its console."
+        )

@@ -1,0 +1,146 @@
+"""Files from one machine to another: resumed where they broke off, checked, and never there by half."""
+
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from bootstrap.errors import LaunchError
+from bootstrap.host import ConnectionLostError, Files
+
+_AGAIN_SECONDS = 120.0
+
+_Result = TypeVar("_Result")
+
+Told = Callable[[str, int], None]
+"""Takes the name of a file and how many more of its bytes have come, those that need not come included."""
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a transfer did.
+
+    Attributes:
+        files: those that were copied.
+        skipped: those that were there already.
+        bytes: the size of those that were copied.
+    """
+
+    files: int
+    skipped: int
+    bytes: int
+
+
+def again(seconds: float = _AGAIN_SECONDS) -> Retrying:
+    """Asks again, ever more patiently, where the connection broke; after the seconds its error is raised."""
+    return Retrying(
+        retry=retry_if_exception_type(ConnectionLostError),
+        stop=stop_after_delay(seconds),
+        wait=wait_random_exponential(multiplier=0.2, max=5.0),
+        reraise=True,
+    )
+
+
+def copy(
+    source: Files, target: Files, paths: Mapping[str, str], *, told: Told | None = None, seconds: float = _AGAIN_SECONDS
+) -> Copied:
+    """Copy files, those that the target has already left out.
+
+    A file is written beside its place and renamed once its checksum is right. What a broken connection left there is
+    gone on with, now or by another call.
+
+    Args:
+        source: Where the files are.
+        target: Where they go.
+        paths: Where each goes.
+        told: Takes the progress.
+        seconds: How long a lost connection is tried for, each time.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        LaunchError: It keeps changing, or cannot be written.
+        ConnectionLostError: The connection did not come back.
+    """
+    return _Transfer(source, target, told, seconds).copy(paths)
+
+
+class _Transfer:
+    """Copies from a source to a target."""
+
+    def __init__(self, source: Files, target: Files, told: Told | None, seconds: float) -> None:
+        self._source, self._target = source, target
+        self._told = told
+        self._seconds = seconds
+
+    def copy(self, paths: Mapping[str, str]) -> Copied:
+        """Copy the files that the target does not have."""
+        checksums = self._again(self._source.checksums, list(paths))
+        there = self._again(self._target.checksums, list(paths.values()))
+        skipped = size = 0
+        for path, place in paths.items():
+            if path not in checksums:
+                raise FileNotFoundError(path)
+            report = _Report(path, self._told)
+            if there.get(place) == checksums[path]:
+                skipped += 1
+                report.reached(self._again(self._source.size, path) or 0)
+                continue
+            self._copy_file(path, place, checksums[path], report)
+            size += report.size
+        return Copied(len(paths) - skipped, skipped, size)
+
+    def _copy_file(self, path: str, place: str, checksum: str, report: "_Report") -> None:
+        beside = posixpath.join(posixpath.dirname(place), f".{posixpath.basename(place)}.{checksum[:16]}.part")
+        # Once more from the start, in case that what lay there from another time is not the file's beginning.
+        for _ in range(2):
+            self._again(self._append_rest, path, beside, report)
+            if self._again(self._target.checksums, [beside]).get(beside) == checksum:
+                self._again(self._put_in_place, beside, place, checksum)
+                return
+            self._again(self._target.remove, beside)
+        raise LaunchError(f"{path} changed while it was copied: wait until it is complete, then copy it again.")
+
+    def _append_rest(self, path: str, beside: str, report: "_Report") -> None:
+        """Send what the file beside does not have yet."""
+        offset = self._target.size(beside) or 0
+        if offset > (self._source.size(path) or 0):
+            self._target.remove(beside)
+            offset = 0
+        report.reached(offset)
+
+        def pieces() -> Iterator[bytes]:
+            sent = offset
+            for piece in self._source.stream(path, offset):
+                yield piece
+                sent += len(piece)
+                report.reached(sent)
+
+        self._target.append(beside, pieces(), offset)
+
+    def _put_in_place(self, beside: str, place: str, checksum: str) -> None:
+        try:
+            self._target.replace(beside, place)
+        except FileNotFoundError:
+            # Asked again after a broken connection: the first time may have done it.
+            if self._target.checksums([place]).get(place) != checksum:
+                raise
+
+    def _again(self, do: Callable[..., _Result], *args: object) -> _Result:
+        return again(self._seconds)(do, *args)
+
+
+class _Report:
+    """Tells each byte once, however often it had to be sent."""
+
+    def __init__(self, path: str, told: Told | None) -> None:
+        self.size = 0
+        self._path, self._told = path, told
+
+    def reached(self, size: int) -> None:
+        """So much of the file is there now."""
+        if size > self.size:
+            if self._told:
+                self._told(self._path, size - self.size)
+            self.size = size

@@ -1,0 +1,1 @@
+"""COS inside Spark: Caffe nets trained, tested and used for features by ranks that exchange gradients."""

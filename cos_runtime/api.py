@@ -1,0 +1,181 @@
+"""What a program on Spark uses: CaffeOnSpark's own API, in Python."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from pyspark import SparkContext, StorageLevel
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+from cos_runtime import preflight, storage
+from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
+from cos_runtime.config import Config
+from cos_runtime.engine import driver, inference, slots
+from cos_runtime.engine.job import TrainJob
+from cos_runtime.engine.line import Switchboard
+from cos_runtime.engine.report.events import JobFailed, TestPass
+from cos_runtime.engine.report.reporters import Reporters, open_reporters
+from cos_runtime.engine.tell import Teller
+from cos_runtime.errors import UserError
+from cos_runtime.sources.base import DataSource
+
+__all__ = ["CaffeOnSpark", "Config", "DataSource"]
+
+logger = logging.getLogger(__name__)
+
+# Longest wait of a rank for the others, at the start and in any exchange, in seconds.
+_TIMEOUT = 300.0
+
+
+class CaffeOnSpark:
+    """Trains, tests and extracts features with Caffe nets in a Spark application.
+
+    Args:
+        sc: the Spark context, or session, to run in.
+
+    Example:
+        >>> cos = CaffeOnSpark(sc)
+        >>> conf = Config(sc, ["-conf", "lenet_solver.prototxt", "-model", "lenet.caffemodel", "-features", "ip1"])
+        >>> cos.train(DataSource.getSource(conf, True))
+        >>> cos.features(DataSource.getSource(conf, False)).show()
+    """
+
+    def __init__(self, sc: SparkContext | SparkSession) -> None:
+        self.spark: SparkSession = sc if isinstance(sc, SparkSession) else SparkSession(sc)
+
+    def train(self, source: DataSource) -> None:
+        """Train on a source until the solver's ``max_iter`` and write the model to ``-model``.
+
+        Raises:
+            UserError: something is wrong or missing; nothing was started.
+            RankError: a rank failed.
+            JobCancelled: the job was stopped from outside.
+        """
+        self._train(source, None)
+
+    def trainWithValidation(self, source: DataSource, validation: DataSource) -> DataFrame:  # noqa: N802
+        """Train with validation every ``test_interval`` iterations, over ``test_iter`` batches of ``validation``.
+
+        Returns:
+            A row a validation pass, in order, with an ``array<float>`` for each output blob of the TEST net.
+        """
+        passes = self._train(source, validation)
+        names = preflight.test_net(_conf_of(source), validation).outputs
+        schema = StructType([StructField(name, ArrayType(FloatType(), False), False) for name in names])
+        return self.spark.createDataFrame([tuple(done.outputs[name] for name in names) for done in passes], schema)
+
+    def test(self, source: DataSource) -> dict[str, list[float]]:
+        """The mean over all records of every output blob of the TEST net, with the weights of ``-model``."""
+        conf = _conf_of(source)
+        net, content = preflight.check_inference(conf, source, conf.modelPath)
+        self._describe(f"cos test: {net.name}")
+        return inference.test(self.spark, self._predictor(conf, source, content), net.outputs)
+
+    def features(self, source: DataSource) -> DataFrame:
+        """The blobs named by ``-features`` (and ``-label``) for every record, with the weights of ``-model``.
+
+        Returns:
+            ``SampleID`` string and an ``array<float>`` a blob, in the records' order. It is computed when it is used:
+            persist it where it is used more than once.
+        """
+        conf = _conf_of(source)
+        if not conf.features:
+            raise UserError("-features is missing: name the blobs to extract")
+        blobs = [*conf.features, *([conf.label] if conf.label and conf.label not in conf.features else [])]
+        net, content = preflight.check_inference(conf, source, conf.modelPath)
+        preflight.check_blobs(net, blobs, "-features")
+        self._describe(f"cos features: {', '.join(blobs)} of {net.name}")
+        return inference.features(self.spark, self._predictor(conf, source, content), blobs)
+
+    @staticmethod
+    def floats2doubleUDF(column: Column) -> Column:  # noqa: N802 - the original's spelling
+        """The first value of an ``array<float>`` as a double: a label, say."""
+        return column[0].cast("double")
+
+    @staticmethod
+    def floats2doublesUDF(column: Column) -> Column:  # noqa: N802 - the original's spelling
+        """An ``array<float>`` as the dense vector of doubles that Spark ML takes for features."""
+        return array_to_vector(column.cast("array<double>"))
+
+    def _train(self, source: DataSource, validation: DataSource | None) -> list[TestPass]:
+        conf = _conf_of(source)
+        is_local = str(self.spark.sparkContext.master).startswith("local[")
+        plan = preflight.check_training(conf, source, validation, is_local=is_local)
+        slots.wait_for(self.spark, conf.ranks, f"-clusterSize {conf.clusterSize} x -devices {conf.devices}")
+        rows = self._rows(conf, source, validation)
+        spark_conf = self.spark.sparkContext.getConf()
+        host = spark_conf.get("spark.driver.host", "localhost")
+        written = conf.modelPath or conf.snapshot_prefix
+        try:
+            with (
+                Switchboard(host, spark_conf.get("spark.driver.bindAddress", host)) as board,
+                open_reporters(storage.parent(written) if written else None) as reporters,
+            ):
+                stage = driver.Stage(_job(conf, source, validation, board), plan.start, board)
+                return self._run(stage, rows, Teller(stage.job, plan, reporters), reporters)
+        finally:
+            if conf.isRddPersistent:
+                rows.unpersist()
+
+    def _rows(self, conf: Config, source: DataSource, validation: DataSource | None) -> DataFrame:
+        if validation is None:
+            rows = source.dealt(self.spark, conf.ranks)
+        else:
+            rows = source.dealt_after(validation, self.spark, conf.ranks)
+        return rows.persist(StorageLevel.DISK_ONLY) if conf.isRddPersistent else rows
+
+    def _run(self, stage: driver.Stage, rows: DataFrame, teller: Teller, reporters: Reporters) -> list[TestPass]:
+        try:
+            stage.run(self.spark, rows, teller)
+        except driver.JobCancelled:
+            teller.cancelled()
+            raise
+        except driver.RankError as error:
+            reporters.emit(JobFailed(str(error)))
+            error.is_told = True
+            raise
+        teller.finish()
+        return teller.passes
+
+    def _predictor(self, conf: Config, source: DataSource, content: bytes) -> inference.Predictor:
+        solver = conf.solverParameter
+        return inference.Predictor(
+            net=conf.netParam,
+            state=conf.test_state,
+            shapes=source.top_shapes(),
+            source=source,
+            weights=self.spark.sparkContext.broadcast(content),
+            weights_path=conf.modelPath,
+            solver_mode=solver.solver_mode if solver.HasField("solver_mode") else None,
+        )
+
+    def _describe(self, text: str) -> None:
+        self.spark.sparkContext.setJobDescription(text)
+
+
+def _conf_of(source: DataSource) -> Config:
+    if not isinstance(source.conf, Config):
+        raise UserError("the source has no Config: make it by DataSource.getSource(conf, isTraining)")
+    return source.conf
+
+
+def _job(conf: Config, source: DataSource, validation: DataSource | None, board: Switchboard) -> TrainJob:
+    solver = SolverParameter()
+    solver.CopyFrom(conf.solverParameter)
+    return TrainJob(
+        solver=solver,
+        net=conf.netParam,
+        source=source,
+        validation=validation,
+        train_shapes=source.top_shapes(),
+        test_shapes=validation.top_shapes() if validation else {},
+        ranks=conf.ranks,
+        connection=conf.connection,
+        seed=solver.random_seed if solver.random_seed >= 0 else secrets.randbits(31),
+        prefix=conf.snapshot_prefix,
+        timeout=_TIMEOUT,
+        address=board.address,
+    )

@@ -1,0 +1,1 @@
+"""The Caffe language without Spark: nets, layers, solvers and their files."""

@@ -1,0 +1,107 @@
+"""Caffe's ``Datum``, the record of an image database, to and from arrays."""
+
+import io
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from PIL import Image
+
+from cos_runtime.caffe.schema.caffe_pb2 import Datum
+from cos_runtime.errors import UserError
+
+
+def parse(value: bytes | memoryview, origin: str) -> Datum:
+    """The ``Datum`` serialized in ``value``, its data as long as its shape says.
+
+    Args:
+        value: one record of an image database.
+        origin: where the record comes from, for the error.
+
+    Raises:
+        UserError: the bytes are no ``Datum``, or one that contradicts itself.
+    """
+    try:
+        datum = Datum.FromString(value)  # type: ignore[arg-type] # protobuf takes any buffer
+    except DecodeError:
+        raise UserError(f"{origin} is no Caffe Datum: it is damaged, or of another format") from None
+    reason = _contradiction(datum)
+    if reason:
+        raise UserError(f"{origin} is no sound Caffe Datum: {reason}")
+    return datum
+
+
+def _contradiction(datum: Datum) -> str:
+    if datum.encoded:
+        return "" if datum.data else "it is marked as encoded and holds no bytes"
+    channels, height, width = datum.channels, datum.height, datum.width
+    if channels < 1 or height < 1 or width < 1:
+        return f"its shape is {channels} x {height} x {width}"
+    values, needed = len(datum.data) or len(datum.float_data), channels * height * width
+    return "" if values == needed else f"it holds {values} values, its shape {channels} x {height} x {width} {needed}"
+
+
+def stored_bytes(datum: Datum) -> bytes:
+    """The data of a parsed ``Datum`` as bytes.
+
+    The encoded file where it is encoded, else the pixels in planar order [C, H, W]: uint8, or little-endian float32
+    where it has ``float_data`` only.
+    """
+    if datum.data or not datum.float_data:
+        return datum.data
+    return np.array(datum.float_data, dtype="<f4").tobytes()
+
+
+def to_array(datum: Datum, channels: int | None, origin: str) -> np.ndarray:
+    """The pixels of a parsed ``Datum``, decoded if they are encoded.
+
+    Args:
+        datum: a ``Datum`` from :func:`parse`.
+        channels: as in :func:`decode_image`; for encoded images only.
+        origin: where the record comes from, for errors.
+
+    Returns:
+        uint8 or float32 array [C, H, W].
+    """
+    if datum.encoded:
+        return decode_image(datum.data, channels, origin)
+    content = stored_bytes(datum)
+    kind = np.dtype("u1") if datum.data else np.dtype("<f4")
+    return np.frombuffer(content, dtype=kind).reshape(datum.channels, datum.height, datum.width)
+
+
+def from_array(image: np.ndarray, label: int) -> Datum:
+    """The uncompressed ``Datum`` of an image [C, H, W]: uint8 as bytes, any other type as ``float_data``."""
+    channels, height, width = image.shape
+    datum = Datum(channels=channels, height=height, width=width, label=label)
+    if image.dtype == np.uint8:
+        datum.data = image.tobytes()
+    else:
+        datum.float_data.extend(image.astype(np.float32).ravel())
+    return datum
+
+
+def decode_image(content: bytes, channels: int | None, origin: str) -> np.ndarray:
+    """The pixels of an image file (JPEG, PNG, and what else Pillow reads), as OpenCV gives them.
+
+    Args:
+        content: the file's bytes.
+        channels: 1 for gray, 3 for colour, None for what the file has.
+        origin: where the file comes from, for the error.
+
+    Returns:
+        uint8 array [C, H, W]; the planes of a colour image are blue, green, red.
+
+    Raises:
+        UserError: the bytes are no image, or a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            is_gray = channels == 1 or (channels is None and image.mode in {"1", "L"})
+            if is_gray:
+                # A JPEG holds the luma itself: taken as stored, as OpenCV does, not computed back from colours.
+                image.draft("L", image.size)
+                return np.asarray(image.convert("L"))[None]
+            colour = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{origin} cannot be decoded as an image: {error}") from None
+    return np.ascontiguousarray(colour[:, :, ::-1].transpose(2, 0, 1))

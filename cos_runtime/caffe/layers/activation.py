@@ -1,0 +1,163 @@
+"""Layers that apply one function to every value; Softmax and Dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cos_runtime.caffe.layers.base import Layer, Shape, register
+from cos_runtime.caffe.schema.caffe_pb2 import FillerParameter
+
+
+class Elementwise(Layer):
+    """A layer whose top has its bottom's shape."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [bottoms[0]]
+
+
+@register("ReLU")
+class ReLU(Elementwise):
+    """top = x for x > 0, else negative_slope * x (at 0 the gradient is negative_slope)."""
+
+    overwrites = True
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.slope = self.param.relu_param.negative_slope
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A leaf of the graph that wants its gradient cannot be written over.
+        in_place = self.may_overwrite and not (x.is_leaf and x.requires_grad)
+        if self.slope:
+            return functional.leaky_relu(x, self.slope, in_place)
+        return functional.relu(x, in_place)
+
+
+@register("ReLU6")
+class ReLU6(Elementwise):
+    """top = min(x, 6) for x > 0, else negative_slope * x (MobileNet v2)."""
+
+    overwrites = True
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.slope = self.param.relu6_param.negative_slope
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.slope:
+            return functional.leaky_relu(x, self.slope).clamp(max=6)
+        return functional.relu6(x, self.may_overwrite and not (x.is_leaf and x.requires_grad))
+
+
+@register("PReLU")
+class PReLU(Elementwise):
+    """top = x for x > 0, else slope * x.
+
+    Blobs: slope (channels,), or one number () with ``channel_shared``; 0.25 without a filler.
+    """
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param = self.param.prelu_param
+        if len(bottoms[0]) < 2:
+            self.refuse(f"it takes a bottom of 2 axes or more, not one of the shape {bottoms[0]}")
+        filler = param.filler if param.HasField("filler") else FillerParameter(value=0.25)
+        self.add_blob(() if param.channel_shared else (bottoms[0][1],), filler)
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.prelu(x, self.blobs[0].view(-1))
+
+
+@register("ELU")
+class ELU(Elementwise):
+    """top = x for x > 0, else alpha * (exp(x) - 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.elu(x, self.param.elu_param.alpha)
+
+
+@register("Sigmoid")
+class Sigmoid(Elementwise):
+    """top = 1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid()
+
+
+@register("TanH")
+class TanH(Elementwise):
+    """top = tanh(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+
+@register("Swish")
+class Swish(Elementwise):
+    """top = x * sigmoid(beta * x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x * self.param.swish_param.beta).sigmoid()
+
+
+@register("BNLL")
+class BNLL(Elementwise):
+    """top = log(1 + exp(x)), the binomial normal log likelihood."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softplus(x)
+
+
+@register("Threshold")
+class Threshold(Elementwise):
+    """top = 1 for x > threshold, else 0; it has no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > self.param.threshold_param.threshold).to(x.dtype)
+
+
+@register("Clip")
+class Clip(Elementwise):
+    """top = x, at least min and at most max; the gradient passes where min <= x <= max."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        param = self.param.clip_param
+        if not (param.HasField("min") and param.HasField("max") and param.min <= param.max):
+            self.refuse(f"clip_param has min {param.min:g} and max {param.max:g}: give both, min the smaller one")
+        self.least, self.most = param.min, param.max
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Not clamp's own gradient: whether the bounds themselves have one is another matter in each release of torch.
+        is_within = (x >= self.least) & (x <= self.most)
+        return torch.where(is_within, x, x.detach().clamp(self.least, self.most))
+
+
+@register("Softmax")
+class Softmax(Elementwise):
+    """top = exp(x) over its sum along ``axis``."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.axis = self.canonical_axis(self.param.softmax_param.axis, len(bottoms[0]))
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(self.axis)
+
+
+@register("Dropout")
+class Dropout(Elementwise):
+    """In TRAIN, top = x / (1 - dropout_ratio), or 0 with the probability dropout_ratio; in TEST, top = x."""
+
+    def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.ratio = self.param.dropout_param.dropout_ratio
+        if not 0 <= self.ratio < 1:
+            self.refuse(f"dropout_ratio is {self.ratio:g}, it must be 0 or more and less than 1")
+        return super().setup(bottoms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.ratio) if self.is_training else x

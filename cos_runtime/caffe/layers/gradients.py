@@ -1,0 +1,28 @@
+"""Gradients that Caffe takes otherwise than by differentiating the value."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+class _GradientOf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Any) -> tuple[None, Any]:
+        return None, grads[0]
+
+
+def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
+    """``value``, differentiated as if it were ``surrogate`` (of the same shape)."""
+    return cast(Tensor, _GradientOf.apply(value, surrogate))
+
+
+def root_plus(square: Tensor, epsilon: float) -> Tensor:
+    """sqrt(square) + epsilon with the gradient 1 / (2 * (sqrt(square) + epsilon)), which is finite at zero."""
+    root = square.detach().sqrt() + epsilon
+    return with_gradient_of(square / (2 * root), root)

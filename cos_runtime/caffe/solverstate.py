@@ -1,0 +1,131 @@
+"""Files of a solver's state: Caffe's ``.solverstate`` in binary (a ``SolverState`` message) and in HDF5."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from cos_runtime import storage
+from cos_runtime.caffe.blobs import (
+    Parts,
+    damage_named,
+    delimited,
+    from_message,
+    is_hdf5,
+    read_dataset,
+    reading_hdf5,
+    to_parts,
+    write_dataset,
+)
+from cos_runtime.caffe.schema import caffe_pb2, weights_pb2
+from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
+
+_HISTORY_FIELD = 3
+
+
+@dataclass(frozen=True)
+class SolverState:
+    """All that a solver needs, besides the weights, to go on as if it had never stopped.
+
+    Attributes:
+        iteration: number of updates made.
+        current_step: steps of the learning rate done.
+        history: the update rule's blobs, in Caffe's order.
+        learned_net: path of the weights file that goes with the state; empty where it names none.
+    """
+
+    iteration: int
+    current_step: int
+    history: list[np.ndarray]
+    learned_net: str = ""
+
+
+def read(path: str) -> SolverState:
+    """The state in the file at ``path`` (path or URL)."""
+    return parse(storage.read_bytes(path, "solver state"), path)
+
+
+def parse(content: bytes, origin: str) -> SolverState:
+    """The state in a file's content, which tells which kind it is.
+
+    Args:
+        origin: the file's name, for error messages.
+
+    Raises:
+        UserError: it is no solver state, or a damaged one.
+    """
+    with damage_named(origin, "solver state"):
+        state = _from_hdf5(content) if is_hdf5(content) else _from_binary(content)
+        if state.iteration < 0 or state.current_step < 0:
+            raise ValueError(f"its iteration is {state.iteration} and its current_step {state.current_step}")
+        return state
+
+
+def serialize(state: SolverState, file_format: int) -> bytes:
+    """The content of a state file as Caffe writes and reads it.
+
+    Args:
+        file_format: ``SolverParameter.BINARYPROTO`` or ``SolverParameter.HDF5``.
+    """
+    return _to_hdf5(state) if file_format == SolverParameter.HDF5 else _to_binary(state)
+
+
+def _from_binary(content: bytes) -> SolverState:
+    try:
+        return _state_of(weights_pb2.State.FromString(content))
+    except ValueError:
+        # Values that are not packed in one piece: see weights.py.
+        packed = caffe_pb2.SolverState.FromString(content).SerializePartialToString()
+        return _state_of(weights_pb2.State.FromString(packed))
+
+
+def _state_of(message: weights_pb2.State) -> SolverState:
+    if not message.HasField("iter"):
+        raise ValueError("it has no iteration")
+    # The last field of the file, which Caffe wrote already when blobs still had four fixed axes: a file without
+    # either was cut off between two fields.
+    if not message.HasField("current_step") and not any(blob.HasField("num") for blob in message.history):
+        raise ValueError("it ends before current_step")
+    history = [from_message(blob) for blob in message.history]
+    return SolverState(message.iter, message.current_step, history, message.learned_net)
+
+
+def _to_binary(state: SolverState) -> bytes:
+    head = weights_pb2.State(iter=state.iteration)
+    if state.learned_net:
+        head.learned_net = state.learned_net
+    parts: Parts = [head.SerializeToString()]
+    for blob in state.history:
+        parts += delimited(_HISTORY_FIELD, to_parts(blob))
+    parts.append(weights_pb2.State(current_step=state.current_step).SerializeToString())
+    return b"".join(parts)
+
+
+def _from_hdf5(content: bytes) -> SolverState:
+    with reading_hdf5(content) as file:
+        group = file["history"]
+        history = [read_dataset(group[str(index)]) for index in range(len(group))]
+        learned_net = bytes(file["learned_net"][()]).decode() if "learned_net" in file else ""
+        return SolverState(_number(file["iter"]), _number(file["current_step"]), history, learned_net)
+
+
+def _number(dataset: h5py.Dataset) -> int:
+    return int(np.asarray(dataset[()]).reshape(-1)[0])
+
+
+def _to_hdf5(state: SolverState) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("iter", data=np.array([state.iteration], np.int32))
+        if state.learned_net:
+            # A fixed string that ends in a null, as C reads it.
+            learned_net = state.learned_net.encode() + b"\0"
+            file.create_dataset("learned_net", data=np.array(learned_net, f"S{len(learned_net)}"))
+        file.create_dataset("current_step", data=np.array([state.current_step], np.int32))
+        history = file.create_group("history")
+        for index, blob in enumerate(state.history):
+            write_dataset(history, index, blob)
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""The order in which a net computes its layers, and what it may save on the way: memory, and passes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from cos_runtime.caffe.layers import Layer
+from cos_runtime.caffe.layers.normalization import BatchNorm
+from cos_runtime.caffe.layers.scale import Scale
+from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter, LayerParameter
+
+Tops = Tensor | tuple[Tensor, ...]
+
+# What these return is memory of its own, and torch does not look at it again for their gradient.
+_REPLACEABLE = {"BatchNorm", "Bias", "Concat", "Convolution", "ConvolutionDepthwise", "Deconvolution"} | {
+    "DepthwiseConvolution",
+    "InnerProduct",
+    "Scale",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer in its place.
+
+    Attributes:
+        layer: the layer.
+        bottoms: names of the blobs it takes.
+        tops: names of the blobs it gives.
+        detached: for each bottom whether its gradient is cut off; or empty.
+        spent: the blobs that nothing needs after it.
+        compute: the tops of the bottoms; the layer itself, or what does the work of several in one pass.
+    """
+
+    layer: Layer
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    detached: tuple[bool, ...]
+    compute: Callable[..., Tops]
+    spent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layer: Layer, param: LayerParameter) -> Step:
+        """The step of a layer as the prototxt connects it."""
+        detached = tuple(not keep for keep in param.propagate_down)
+        return cls(layer, tuple(param.bottom), tuple(param.top), detached, layer)
+
+
+def plan(steps: Sequence[Step], outputs: Collection[str]) -> list[Step]:
+    """The steps with what may be saved: passes that one call does together, blobs freed or overwritten early.
+
+    Args:
+        steps: one a layer, in order.
+        outputs: names of the blobs to keep to the end.
+    """
+    for index, step in enumerate(steps):
+        step.layer.may_overwrite = _may_overwrite(steps[:index], step)
+    return _with_spent_blobs(list(_fused(steps)), outputs)
+
+
+def _may_overwrite(before: Sequence[Step], step: Step) -> bool:
+    """Whether an in-place layer may write over its bottom's memory, for nothing reads what was there."""
+    if not step.layer.overwrites or step.bottoms != step.tops or any(step.detached):
+        return False
+    for earlier in reversed(before):
+        if step.bottoms[0] in earlier.tops:
+            kind, param = earlier.layer.param.type, earlier.layer.param
+            is_sum = kind == "Eltwise" and param.eltwise_param.operation == EltwiseParameter.SUM
+            return kind in _REPLACEABLE or is_sum
+        if step.bottoms[0] in earlier.bottoms:
+            return False
+    return False
+
+
+def _fused(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps, those of a BatchNorm and an in-place Scale right after it as one."""
+    pairs = iter(range(len(steps)))
+    for index in pairs:
+        step, after = steps[index], steps[index + 1] if index + 1 < len(steps) else None
+        is_pair = (
+            after is not None
+            and isinstance(step.layer, BatchNorm)
+            and isinstance(after.layer, Scale)
+            and after.bottoms == after.tops == step.tops
+            and not any(after.detached)
+            and after.layer.is_by_channel
+        )
+        if not is_pair or after is None:
+            yield step
+            continue
+        yield replace(step, compute=partial(_normalized_and_scaled, step.layer, after.layer))
+        next(pairs)
+
+
+def _normalized_and_scaled(normalization: Layer, scale: Layer, x: Tensor) -> Tensor:
+    top: Tensor = normalization(x, *scale.blobs)
+    return top
+
+
+def _with_spent_blobs(steps: list[Step], outputs: Collection[str]) -> list[Step]:
+    last_use = {name: i for i, step in enumerate(steps) for name in (*step.bottoms, *step.tops)}
+    spent: list[list[str]] = [[] for _ in steps]
+    for name, last in last_use.items():
+        if name not in outputs:
+            spent[last].append(name)
+    return [replace(step, spent=tuple(names)) for step, names in zip(steps, spent, strict=True)]

@@ -1,0 +1,228 @@
+"""The job's configuration: CaffeOnSpark's flags, the solver and the net they name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+from cos_runtime import storage
+from cos_runtime.caffe import prototxt
+from cos_runtime.caffe.layers import LAYERS
+from cos_runtime.caffe.layers.data import Input
+from cos_runtime.caffe.phase import filter_net, is_included
+from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, NetStateRule, Phase, SolverParameter
+from cos_runtime.engine.network import CONNECTIONS
+from cos_runtime.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def flag_parser() -> argparse.ArgumentParser:
+    """The command's flags, with the original's names."""
+    parser = _Parser(
+        prog="cos_runtime/main.py",
+        description="Train, test and extract features with a Caffe solver on Spark.",
+        epilog="Relative paths count from the solver file's folder. Paths may be local, hdfs:// or s3://.",
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("-help", "--help", "-h", action="help", help="show this and exit")
+    add("-conf", metavar="FILE", help="solver prototxt (required)")
+    add("-train", action="store_true", help="train, with interleaved validation if the solver has test_interval")
+    add("-test", action="store_true", help="test the model on the whole TEST source")
+    add("-features", "-feature", metavar="BLOB,…", help="extract these blobs of the TEST net")
+    add("-label", metavar="BLOB", help="blob added to the features as the label")
+    add("-model", metavar="FILE", help="training: the final weights; testing and features: the weights to use")
+    add("-output", metavar="PATH", help="folder for the features, file for the test result")
+    add("-outputFormat", default="json", metavar="FORMAT", help="of the features: json (default), parquet, …")
+    add("-devices", type=int, default=1, metavar="N", help="ranks an executor (default 1), one a GPU or CPU slot")
+    add("-connection", default="ethernet", metavar="KIND", help="ethernet (default), infiniband or efa")
+    add("-clusterSize", type=int, metavar="N", help="executors that train (default spark.executor.instances, else 1)")
+    add("-persistent", action="store_true", help="keep the training data on Spark's disks")
+    add("-snapshot", metavar="FILE", help=".solverstate to resume from; needs -weights")
+    add("-weights", metavar="FILE", help=".caffemodel to begin with: fine-tuning alone, resuming with -snapshot")
+    add("-resize", action="store_true", help="resize images to the data layer's height and width")
+    add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
+    return parser
+
+
+def parse_flags(args: Sequence[str]) -> argparse.Namespace:
+    """Parse the command's arguments.
+
+    Raises:
+        UserError: a flag is unknown (the nearest is named) or a value is missing or wrong.
+    """
+    parser = flag_parser()
+    # argparse itself would take any beginning of a single-dash flag.
+    known = list(parser._option_string_actions)
+    for arg in args:
+        if arg.startswith("-") and arg not in known and not _is_number(arg):
+            near = difflib.get_close_matches(arg, known, n=1, cutoff=0.0)
+            raise UserError(f"unknown flag {arg}: did you mean {near[0]}? (-help lists them all)")
+    flags, rest = parser.parse_known_args(args)
+    if rest:
+        raise UserError(f'unexpected argument "{rest[0]}": every value follows its flag (-help lists the flags)')
+    for name in ("devices", "clusterSize", "lmdb_partitions"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise UserError(f"-{name} is {value}: it must be 1 or more")
+    if flags.connection not in CONNECTIONS:
+        raise UserError(f'-connection is "{flags.connection}": use one of {", ".join(CONNECTIONS)}')
+    if flags.snapshot and not flags.weights:
+        raise UserError("-snapshot needs -weights, the .caffemodel that was written with it")
+    return flags
+
+
+class Config:
+    """The flags of a job, with the solver and the net read and checked.
+
+    Args:
+        sc: the Spark context (or session); None where none is started yet.
+        args: command-line arguments, or a mapping of flag names (with or without the dash) to values; a
+            switch is on if its value is true, the string ``"true"`` included.
+
+    Raises:
+        UserError: a flag, the solver or the net is wrong or missing.
+    """
+
+    def __init__(self, sc: SparkContext | SparkSession | None, args: Sequence[str] | Mapping[str, object] = ()) -> None:
+        flags = parse_flags(_as_list(args) if isinstance(args, Mapping) else args)
+        if not flags.conf:
+            raise UserError("-conf is missing: give the solver prototxt")
+        self.protoFile: str = storage.resolve(flags.conf, ".")
+        self.solverParameter: SolverParameter = prototxt.read_solver(self.protoFile)
+        self.netParam: NetParameter = self._read_net()
+        self.isTraining: bool = flags.train
+        self.isTest: bool = flags.test
+        self.features: list[str] = [name.strip() for name in (flags.features or "").split(",") if name.strip()]
+        self.isFeature: bool = bool(self.features)
+        self.label: str = flags.label or ""
+        self.modelPath: str = self._resolve(flags.model)
+        self.outputPath: str = self._resolve(flags.output)
+        self.outputFormat: str = flags.outputFormat
+        self.devices: int = flags.devices
+        self.connection: str = flags.connection
+        self.clusterSize: int = flags.clusterSize or _executors(sc)
+        self.isRddPersistent: bool = flags.persistent
+        self.snapshotStateFile: str = self._resolve(flags.snapshot)
+        self.snapshotModelFile: str = self._resolve(flags.weights or next(iter(self.solverParameter.weights), ""))
+        self.resize: bool = flags.resize
+        self.lmdb_partitions: int | None = flags.lmdb_partitions
+
+    @property
+    def solver_folder(self) -> str:
+        """The folder of the solver file, against which relative paths resolve."""
+        return storage.parent(self.protoFile)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks train together."""
+        return self.clusterSize * self.devices
+
+    @property
+    def snapshot_prefix(self) -> str:
+        """Path or URL before ``_iter_N`` in the names of snapshots; beside the model where one is named."""
+        prefix = self.solverParameter.snapshot_prefix
+        if not prefix:
+            return ""
+        return storage.resolve(prefix, storage.parent(self.modelPath) if self.modelPath else self.solver_folder)
+
+    @property
+    def train_state(self) -> NetState:
+        """Level and stages of the TRAIN net."""
+        state = NetState()
+        state.CopyFrom(self.solverParameter.train_state)
+        state.phase = TRAIN
+        return state
+
+    @property
+    def test_state(self) -> NetState:
+        """Level and stages of the TEST net."""
+        state = NetState()
+        if self.solverParameter.test_state:
+            state.CopyFrom(self.solverParameter.test_state[0])
+        state.phase = TEST
+        return state
+
+    @property
+    def train_data_layer_id(self) -> int:
+        """Index in ``netParam.layer`` of the data layer of the TRAIN net."""
+        return self._data_layer_id(self.train_state)
+
+    @property
+    def test_data_layer_id(self) -> int:
+        """Index in ``netParam.layer`` of the data layer of the TEST net."""
+        return self._data_layer_id(self.test_state)
+
+    def _data_layer_id(self, state: NetState) -> int:
+        for index, layer in enumerate(self.netParam.layer):
+            kind = LAYERS.get(layer.type)
+            is_data = bool(layer.source_class) or (kind is not None and kind.is_source and kind is not Input)
+            if is_data and is_included(layer, state):
+                return index
+        phase = Phase.Name(state.phase)
+        raise UserError(
+            f'net "{self.netParam.name}" has no data layer for the phase {phase}: give it one with a source_class, '
+            f"and include {{ phase: {phase} }} if the other phase has its own"
+        )
+
+    def _resolve(self, path: str | None) -> str:
+        return storage.resolve(path, self.solver_folder) if path else ""
+
+    def _read_net(self) -> NetParameter:
+        solver = self.solverParameter
+        if solver.HasField("net_param"):
+            return solver.net_param
+        if solver.net:
+            return prototxt.read_net(self._resolve(solver.net))
+        if not (solver.train_net or solver.HasField("train_net_param")):
+            raise UserError(f'{self.protoFile}: the solver names no net: give net: "FILE.prototxt"')
+        train = solver.train_net_param if solver.HasField("train_net_param") else self._read(solver.train_net)
+        tests = list(solver.test_net_param[:1]) or [self._read(path) for path in solver.test_net[:1]]
+        merged = NetParameter(name=train.name)
+        for net, state in [(train, self.train_state), *((net, self.test_state) for net in tests)]:
+            for layer in filter_net(net, state).layer:
+                added = merged.layer.add()
+                added.CopyFrom(layer)
+                added.ClearField("include")
+                added.ClearField("exclude")
+                added.include.append(NetStateRule(phase=state.phase))
+        return merged
+
+    def _read(self, path: str) -> NetParameter:
+        return prototxt.read_net(self._resolve(path))
+
+
+def _as_list(flags: Mapping[str, object]) -> list[str]:
+    """Command-line arguments from flag names and values."""
+    switches = {option for action in flag_parser()._actions if action.nargs == 0 for option in action.option_strings}
+    args: list[str] = []
+    for name, value in flags.items():
+        flag = name if name.startswith("-") else f"-{name}"
+        if flag in switches:
+            args += [flag] if str(value).lower() == "true" else []
+        elif value is not None:
+            args += [flag, str(value)]
+    return args
+
+
+def _executors(sc: SparkContext | SparkSession | None) -> int:
+    """The executors that the application asks for, where it says a number."""
+    context = sc.sparkContext if isinstance(sc, SparkSession) else sc
+    return int(context.getConf().get("spark.executor.instances", "1") or 1) if context else 1
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""The feed: batches decoded ahead of the step, on a thread of their own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cos_runtime.sources.base import DataSource
+
+Blobs = dict[str, torch.Tensor]
+
+# A thread that waits for Spark's next batch cannot be woken; it ends with the process at the latest.
+_END_LIMIT = 30.0
+
+
+class Feed:
+    """Decoded batches, a few of them ready before they are asked for.
+
+    Args:
+        rows: batches of records; the end of the iterator is the end of the feed.
+        source: decodes the records.
+        seed: of the generator for crops and mirrors.
+        depth: batches kept ready.
+        timeout: longest wait for a batch, in seconds.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[pa.RecordBatch],
+        source: DataSource,
+        seed: Sequence[int],
+        *,
+        depth: int = 4,
+        timeout: float = 300.0,
+    ) -> None:
+        self._rows = rows
+        self._source = source
+        self._generator = np.random.default_rng(seed)
+        self._timeout = timeout
+        self._ready: queue.Queue[Blobs | BaseException | None] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="cos-feed", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=_END_LIMIT)
+
+    def __iter__(self) -> Iterator[Blobs]:
+        return self
+
+    def __next__(self) -> Blobs:
+        """The next batch.
+
+        Raises:
+            StopIteration: there are no more records.
+            TimeoutError: no batch came in time.
+        """
+        try:
+            item = self._ready.get(timeout=self._timeout)
+        except queue.Empty:
+            raise TimeoutError(
+                f"no batch was read within {self._timeout:.0f} s: the source of records is stuck"
+            ) from None
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _fill(self) -> None:
+        try:
+            for rows in self._rows:
+                if self._stop.is_set():
+                    return
+                self._put(self._source.decode(rows, self._generator))
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the batch is asked for
+            self._put(error)
+
+    def _put(self, item: Blobs | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return

@@ -1,0 +1,154 @@
+"""Testing and feature extraction: an ordinary ``mapInArrow`` over every executor; ranks do not meet."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyspark import Broadcast
+from pyspark.sql import DataFrame, SparkSession
+
+from cos_runtime.caffe import weights
+from cos_runtime.caffe.layers import Shape
+from cos_runtime.caffe.net import Net
+from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
+from cos_runtime.engine.feed import Feed
+from cos_runtime.engine.spool import rebatch
+from cos_runtime.engine.validate import is_per_record, record_sum
+from cos_runtime.sources.base import DataSource
+
+SAMPLE_ID = "SampleID"
+
+_TEST_SCHEMA = "blob string, sums array<double>, records long"
+_FEED_LIMIT = 300.0
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A TEST net with its weights, pickled into Spark's tasks.
+
+    Attributes:
+        net: the whole net, with the layers of both phases.
+        state: level and stages of the TEST net.
+        shapes: shapes of the tops of the data layer.
+        source: the records.
+        weights: content of the weights file.
+        weights_path: where it came from.
+        solver_mode: CPU, GPU, or None where the solver does not say.
+        key: tells this predictor from every other one.
+    """
+
+    net: NetParameter
+    state: NetState
+    shapes: dict[str, Shape]
+    source: DataSource
+    weights: Broadcast[bytes]
+    weights_path: str
+    solver_mode: int | None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def load(self) -> tuple[Net, torch.device]:
+        """The net on this task's device; a Python worker builds it once and keeps it for its later tasks."""
+        if self.key not in _loaded:
+            while len(_loaded) >= _MOST_LOADED:
+                _loaded.popitem(last=False)
+            net = build(self.net, self.state, self.shapes)
+            net.copy_weights(weights.parse(self.weights.value, self.weights_path), self.weights_path)
+            _loaded[self.key] = net.to(device_of_task(self.solver_mode))
+        net = _loaded[self.key]
+        return net, next(net.parameters(), torch.zeros(())).device
+
+
+_MOST_LOADED = 2
+_loaded: OrderedDict[str, Net] = OrderedDict()
+
+
+def build(param: NetParameter, state: NetState, shapes: dict[str, Shape]) -> Net:
+    """The TEST net of these layers."""
+    return Net(param, TEST, shapes, level=state.level, stages=state.stage)
+
+
+def device_of_task(solver_mode: int | None) -> torch.device:
+    """The GPU that Spark gave to this task, else the first one; the CPU where there is none or the solver says so."""
+    if solver_mode == SolverParameter.CPU or not torch.cuda.is_available():
+        return torch.device("cpu")
+    from pyspark import TaskContext  # noqa: PLC0415 - only a task has one
+
+    context = TaskContext.get()
+    resources = context.resources() if context else {}
+    return torch.device("cuda", int(resources["gpu"].addresses[0]) if "gpu" in resources else 0)
+
+
+def features(spark: SparkSession, predictor: Predictor, blobs: list[str]) -> DataFrame:
+    """A row a record, in the records' order: ``SampleID`` and an ``array<float>`` for each blob.
+
+    A blob with one value for the whole batch, like an accuracy, gives that value to each record of the batch.
+    """
+    schema = f"{SAMPLE_ID} string, " + ", ".join(f"`{name}` array<float>" for name in blobs)
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for ids, net, outputs in _outputs(predictor, batches, blobs):
+            columns = [_array(net, name, outputs[name], len(ids)) for name in blobs]
+            yield pa.RecordBatch.from_arrays([ids, *columns], [SAMPLE_ID, *blobs])
+
+    return predictor.source.dataframe(spark).mapInArrow(task, schema)
+
+
+def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[str, list[float]]:
+    """The mean over all records of every output blob of the TEST net."""
+
+    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums: dict[str, torch.Tensor] = {}
+        records = 0
+        for ids, net, values in _outputs(predictor, batches, outputs):
+            records += len(ids)
+            for name, blob in values.items():
+                part = record_sum(net, name, blob, len(ids))
+                sums[name] = sums[name] + part if name in sums else part
+        yield pa.RecordBatch.from_pydict(
+            {
+                "blob": pa.array(sums, pa.string()),
+                "sums": pa.array([part.tolist() for part in sums.values()], pa.list_(pa.float64())),
+                "records": pa.array([records] * len(sums), pa.int64()),
+            }
+        )
+
+    totals: dict[str, np.ndarray] = {}
+    records = dict.fromkeys(outputs, 0)
+    for row in predictor.source.dataframe(spark).mapInArrow(task, _TEST_SCHEMA).collect():
+        totals[row.blob] = totals.get(row.blob, np.zeros(len(row.sums))) + np.array(row.sums)
+        records[row.blob] += row.records
+    return {name: (totals[name] / records[name]).tolist() for name in outputs}
+
+
+def _outputs(
+    predictor: Predictor, batches: Iterator[pa.RecordBatch], wanted: list[str]
+) -> Iterator[tuple[pa.Array, Net, dict[str, torch.Tensor]]]:
+    """Ids and blobs of batch after batch; the last one is as small as it is."""
+    net, device = predictor.load()
+    ids: list[pa.Array] = []
+
+    def noted(rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in rows:
+            ids.append(batch.column("id"))
+            yield batch
+
+    rows = rebatch(batches, itertools.repeat(predictor.source.batch_size))
+    with Feed(noted(rows), predictor.source, [0], timeout=_FEED_LIMIT) as feed, torch.inference_mode():
+        for blobs in feed:
+            inputs = {name: blob.to(device) for name, blob in blobs.items()}
+            yield ids.pop(0), net, net(inputs, wanted)
+
+
+def _array(net: Net, name: str, blob: torch.Tensor, records: int) -> pa.Array:
+    values = blob.float().cpu().numpy()
+    values = values.reshape(records, -1) if is_per_record(net, name) else np.tile(values.reshape(1, -1), (records, 1))
+    width = values.shape[1]
+    offsets = pa.array(np.arange(0, (records + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1), pa.float32()))

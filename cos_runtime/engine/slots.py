@@ -1,0 +1,51 @@
+"""Task slots: counted before a barrier stage starts, which would otherwise wait for them without a word."""
+
+from __future__ import annotations
+
+import time
+
+from pyspark.sql import SparkSession
+
+from cos_runtime.errors import UserError
+
+_POLL = 0.2
+
+
+def count(spark: SparkSession) -> int:
+    """How many tasks the application can run at the same time, now."""
+    context = spark.sparkContext._jsc.sc()  # PySpark has no word for it
+    return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
+
+
+def wait_for(spark: SparkSession, ranks: int, asked: str) -> None:
+    """Wait until there is a slot for every rank; executors may still be coming up.
+
+    Args:
+        asked: how the user asked for that many ranks, for the message.
+
+    Raises:
+        UserError: there are fewer when ``spark.scheduler.maxRegisteredResourcesWaitingTime`` (30 s) is over.
+    """
+    conf = spark.sparkContext.getConf()
+    is_local = str(spark.sparkContext.master).startswith("local")
+    limit = 0.0 if is_local else _seconds(conf.get("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s"))
+    deadline = time.monotonic() + limit
+    while (slots := count(spark)) < ranks:
+        if time.monotonic() >= deadline:
+            cure = (
+                f"--master local[{ranks}]"
+                if is_local
+                else f"spark.cores.max={ranks} or more (of spark.task.cpus each), or more workers"
+            )
+            raise UserError(
+                f"{ranks} ranks ({asked}) need {ranks} task slots at the same time and the application has {slots}: "
+                f"give it {cure}, or lower -clusterSize or -devices"
+            )
+        time.sleep(_POLL)
+
+
+def _seconds(text: str) -> float:
+    """Spark's short form of a time (``30s``, ``2min``, ``500ms``, ``30``) in seconds."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return float(number) * units.get(text[len(number) :], 1.0)

@@ -1,0 +1,95 @@
+"""A rank's share of the records: it crosses Spark once and then comes from a file of the rank's own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from cos_runtime.errors import UserError
+
+
+def local_folder() -> str:
+    """The node's scratch folder: the first of Spark's local directories, else the system's."""
+    return os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or tempfile.gettempdir()
+
+
+class Spool:
+    """Record batches that are read once from an iterator and then again and again from local disk.
+
+    The file has no name (``O_TMPFILE``), so that nothing is left of it however the process ends. It is an Arrow
+    IPC file, mapped into memory: reading it copies nothing.
+
+    Args:
+        batches: the records, as Spark hands them to the task.
+        folder: where the file lies.
+    """
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], folder: str) -> None:
+        self._batches = batches
+        self._folder = folder
+
+    def once(self) -> Iterator[pa.RecordBatch]:
+        """The first pass: hands out the batches as they come and keeps them.
+
+        Raises:
+            UserError: there were no records at all.
+        """
+        # Not a context manager: the file lives as long as the map that is made of it.
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+        writer = None
+        for batch in self._batches:
+            if not batch.num_rows:
+                continue
+            if writer is None:
+                writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), batch.schema)
+            writer.write_batch(batch)
+            yield batch
+        if writer is None:
+            raise UserError("the rank got no record: there are fewer records than ranks")
+        writer.close()
+        self._file.flush()
+
+    def load(self) -> None:
+        """Make the first pass without using it."""
+        for _ in self.once():
+            pass
+
+    def again_and_again(self) -> Iterator[pa.RecordBatch]:
+        """Later passes without end, from the file, after :meth:`once` has ended."""
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
+        while True:
+            for index in range(reader.num_record_batches):
+                yield reader.get_batch(index)
+
+    def cycle(self) -> Iterator[pa.RecordBatch]:
+        """The records without end, in the same order each time."""
+        yield from self.once()
+        yield from self.again_and_again()
+
+
+def rebatch(batches: Iterator[pa.RecordBatch], sizes: Iterator[int]) -> Iterator[pa.RecordBatch]:
+    """The same records cut into batches of the given sizes; the last may be smaller, for want of records."""
+    parts: list[pa.RecordBatch] = []
+    missing = next(sizes)
+    for batch in batches:
+        start = 0
+        while batch.num_rows - start >= missing:
+            parts.append(batch.slice(start, missing))
+            start += missing
+            yield _joined(parts)
+            parts = []
+            missing = next(sizes)
+        if start < batch.num_rows:
+            parts.append(batch.slice(start))
+            missing -= batch.num_rows - start
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)

@@ -1,0 +1,93 @@
+"""What the ranks report, turned into files and into events for the reporters."""
+
+from __future__ import annotations
+
+import time
+
+from cos_runtime.engine.job import TrainingPlan, TrainJob
+from cos_runtime.engine.line import Message
+from cos_runtime.engine.report.events import (
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    Progress,
+    SnapshotSaved,
+    TestPass,
+    TrainStep,
+)
+from cos_runtime.engine.report.reporters import Reporters
+from cos_runtime.engine.snapshots import Saved
+
+
+class Teller:
+    """Takes the messages of a training job on the driver.
+
+    Args:
+        job: the job.
+        plan: where it begins, and where its snapshots go.
+        reporters: take the events.
+
+    Attributes:
+        passes: the validation passes so far.
+    """
+
+    def __init__(self, job: TrainJob, plan: TrainingPlan, reporters: Reporters) -> None:
+        self.passes: list[TestPass] = []
+        self._job, self._snapshots, self._reporters = job, plan.snapshots, reporters
+        self._first = self._iteration = plan.iteration
+        self._last_saved: Saved | None = None
+        self._loss_weights = plan.loss_weights
+        self._begin = time.monotonic()
+
+    def __call__(self, message: Message) -> None:
+        """Handle one message."""
+        facts = message.facts
+        self._iteration = max(self._iteration, facts.get("iteration", 0))
+        if message.kind == "started":
+            self._started(facts["device"])
+        elif message.kind == "progress":
+            self._reporters.emit(Progress(**facts))
+        elif message.kind == "step":
+            self._reporters.emit(TrainStep(**facts, loss_weights=self._loss_weights))
+        elif message.kind == "test":
+            self.passes.append(TestPass(net_index=0, **facts))
+            self._reporters.emit(self.passes[-1])
+        elif message.kind == "snapshot":
+            model, state = message.blobs
+            for saved in self._snapshots.save(facts["iteration"], model, state, is_final=facts["is_final"]):
+                self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
+                self._last_saved = saved if saved.state else self._last_saved
+        else:
+            raise ValueError(f"a rank sent a message of the unknown kind {message.kind!r}")
+
+    def finish(self) -> None:
+        """The job has ended well."""
+        last = self._job.solver.max_iter
+        images = (
+            (last - self._first) * self._job.ranks * self._job.source.batch_size * max(1, self._job.solver.iter_size)
+        )
+        self._reporters.emit(JobFinished(last, time.monotonic() - self._begin, images))
+
+    def cancelled(self) -> None:
+        """The job was stopped from outside."""
+        saved = self._last_saved
+        way = f"go on with -snapshot {saved.state} -weights {saved.model}" if saved else "it had no snapshot yet"
+        self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {way}"))
+
+    def _started(self, device: str) -> None:
+        self._begin = time.monotonic()
+        alone = self._job.ranks == 1
+        self._reporters.emit(
+            JobStarted(
+                kind="train",
+                ranks=self._job.ranks,
+                backend="" if alone else "nccl" if device == "cuda" else "gloo",
+                device=device,
+                batch_size=self._job.source.batch_size,
+                iteration=self._first,
+                max_iter=self._job.solver.max_iter,
+                display=self._job.solver.display,
+                net=self._job.net.name,
+                model_path=self._snapshots.model or None,
+            )
+        )

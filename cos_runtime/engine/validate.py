@@ -1,0 +1,97 @@
+"""Interleaved validation: passes of the TEST net over its own records, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from cos_runtime.caffe.net import Net
+from cos_runtime.caffe.schema.caffe_pb2 import TEST
+from cos_runtime.engine.feed import Feed
+from cos_runtime.engine.job import TrainJob
+from cos_runtime.engine.spool import Spool, rebatch
+from cos_runtime.engine.world import World
+from cos_runtime.sources.base import DataSource
+
+
+class Validator:
+    """Runs ``test_iter`` batches a pass, going on in the records where the last pass ended, as Caffe does.
+
+    Record ``p`` of the validation set is rank ``p % ranks``'s, so a pass is over the same records whatever the number
+    of ranks. The TEST net shares the TRAIN net's parameters.
+
+    Args:
+        source: the validation records.
+        spool: the rank's share of them, read already.
+        net: the TRAIN net.
+    """
+
+    def __init__(self, job: TrainJob, source: DataSource, spool: Spool, net: Net, world: World) -> None:
+        state = job.solver.test_state[0] if job.solver.test_state else None
+        self.net = Net(
+            job.net,
+            TEST,
+            job.test_shapes,
+            level=state.level if state else 0,
+            stages=state.stage if state else (),
+        ).to(world.device)
+        self.net.share_weights(net)
+        self._world = world
+        self._batch = source.batch_size
+        self._records = job.test_iter * source.batch_size
+        self._pass = 0
+        rows = rebatch(spool.again_and_again(), self._sizes())
+        self.feed = Feed(rows, source, [job.seed, world.rank, 1], timeout=job.timeout)
+
+    def _share(self, number: int) -> int:
+        """How many of the records of pass ``number`` are this rank's."""
+        return _dealt(self._records * (number + 1), self._world) - _dealt(self._records * number, self._world)
+
+    def _chunks(self, number: int) -> list[int]:
+        share = self._share(number)
+        return [min(self._batch, share - start) for start in range(0, share, self._batch)]
+
+    def _sizes(self) -> Iterator[int]:
+        number = 0
+        while True:
+            yield from self._chunks(number)
+            number += 1
+
+    def run(self) -> dict[str, list[float]]:
+        """One pass: the mean over its records of every output blob of the TEST net."""
+        sums = {name: torch.zeros(_width(self.net, name), dtype=torch.float64) for name in self.net.outputs}
+        with torch.inference_mode():
+            for size in self._chunks(self._pass):
+                blobs = {name: blob.to(self._world.device) for name, blob in next(self.feed).items()}
+                outputs = self.net(blobs, self.net.outputs)
+                for name, blob in outputs.items():
+                    sums[name] += record_sum(self.net, name, blob, size)
+        self._pass += 1
+        totals = self._world.sum(torch.cat(list(sums.values()))).cpu() / self._records
+        parts = torch.split(totals, [len(part) for part in sums.values()])
+        return {name: part.tolist() for name, part in zip(sums, parts, strict=True)}
+
+
+def is_per_record(net: Net, name: str) -> bool:
+    """Whether the blob's first axis is the batch; else it is one value of the whole batch, like a loss."""
+    batch = net.shapes[net.inputs[0]][0]
+    shape = net.shapes[name]
+    return bool(shape) and shape[0] == batch
+
+
+def record_sum(net: Net, name: str, blob: Tensor, records: int) -> Tensor:
+    """The sum over a batch's records of a blob's values, float64; a value of the whole batch counts for each record."""
+    values = blob.detach().double().cpu()
+    return values.reshape(records, -1).sum(0) if is_per_record(net, name) else values.reshape(-1) * records
+
+
+def _width(net: Net, name: str) -> int:
+    shape = net.shapes[name]
+    return torch.Size(shape[1:] if is_per_record(net, name) else shape).numel()
+
+
+def _dealt(records: int, world: World) -> int:
+    """How many of the first ``records`` records are this rank's."""
+    return -(-(records - world.rank) // world.size)

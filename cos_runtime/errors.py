@@ -1,0 +1,8 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave, told in one sentence that names the place and the way out.
+
+    Commands print it without a stack trace and exit with code 2.
+    """

@@ -1,0 +1,121 @@
+"""Everything about a job that can be found wrong before it starts, found before it starts."""
+
+from __future__ import annotations
+
+import difflib
+
+from cos_runtime import storage
+from cos_runtime.caffe import solverstate, weights
+from cos_runtime.caffe.net import Net
+from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN
+from cos_runtime.caffe.solver import Solver
+from cos_runtime.config import Config
+from cos_runtime.engine import network
+from cos_runtime.engine.job import Start, TrainingPlan
+from cos_runtime.engine.snapshots import Snapshots
+from cos_runtime.errors import UserError
+from cos_runtime.sources.base import DataSource
+
+
+def check_training(
+    conf: Config, source: DataSource, validation: DataSource | None, *, is_local: bool = False
+) -> TrainingPlan:
+    """Build on the driver what the ranks will build, and check the files.
+
+    Args:
+        is_local: whether the ranks run on this very host, whose devices can then be checked too.
+
+    Raises:
+        UserError: something does not fit; the sentence says what and where.
+    """
+    solver_param = conf.solverParameter
+    if not solver_param.HasField("max_iter"):
+        raise UserError(f"{conf.protoFile}: max_iter is missing: say when training ends")
+    if is_local and conf.connection != "ethernet":
+        network.require_device(conf.connection)
+    _check_batches(conf, source, validation)
+    state = conf.train_state
+    net = Net(conf.netParam, TRAIN, source.top_shapes(), level=state.level, stages=state.stage)
+    if not net.losses:
+        raise UserError(f'net "{net.name}" has no loss in the phase TRAIN: there is nothing to train')
+    solver = Solver(solver_param, net)
+    start = _read_start(conf)
+    if start.model:
+        missing = net.copy_weights(weights.parse(start.model, start.model_path), start.model_path)
+        if start.state:
+            _refuse_missing(missing, start.model_path)
+    if start.state:
+        solver.restore(solverstate.parse(start.state, start.state_path))
+    if solver.iteration >= solver_param.max_iter:
+        raise UserError(
+            f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {solver_param.max_iter}: "
+            "there is nothing left to train; raise max_iter"
+        )
+    if validation is not None:
+        test_net(conf, validation).share_weights(net)
+    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath)
+    snapshots.refuse_existing(solver.iteration)
+    return TrainingPlan(start, solver.iteration, snapshots, net.losses)
+
+
+def test_net(conf: Config, source: DataSource) -> Net:
+    """The TEST net for the source's records."""
+    state = conf.test_state
+    return Net(conf.netParam, TEST, source.top_shapes(), level=state.level, stages=state.stage)
+
+
+def check_inference(conf: Config, source: DataSource, model: str) -> tuple[Net, bytes]:
+    """The TEST net with the weights of the file ``model`` loaded, and the file's content."""
+    net = test_net(conf, source)
+    if not model:
+        raise UserError("-model is missing: name the weights to use")
+    content = storage.read_bytes(model, "-model")
+    _refuse_missing(net.copy_weights(weights.parse(content, model), model), model)
+    return net, content
+
+
+def _refuse_missing(layers: list[str], path: str) -> None:
+    if layers:
+        raise UserError(f'{path} has no weights for layer "{layers[0]}": it is of another net, or a part of the file')
+
+
+def check_blobs(net: Net, blobs: list[str], flag: str) -> None:
+    """Refuse names of blobs that the net does not have."""
+    for name in blobs:
+        if name not in net.shapes:
+            near = difflib.get_close_matches(name, net.shapes, n=1, cutoff=0.0)
+            raise UserError(f'{flag}: the TEST net has no blob "{name}": did you mean "{near[0]}"?')
+
+
+def refuse_existing_output(path: str) -> None:
+    """Refuse an output that is there already."""
+    if path and storage.exists(path):
+        raise UserError(f"-output {path} exists: name another path, or remove it first")
+
+
+def _read_start(conf: Config) -> Start:
+    model, state = conf.snapshotModelFile, conf.snapshotStateFile
+    return Start(
+        storage.read_bytes(model, "-weights") if model else b"",
+        model,
+        storage.read_bytes(state, "-snapshot") if state else b"",
+        state,
+    )
+
+
+def _check_batches(conf: Config, source: DataSource, validation: DataSource | None) -> None:
+    needed, records = conf.ranks * source.batch_size, source.count()
+    if records is not None and records < needed:
+        raise UserError(
+            f'layer "{source.layer.name}": {conf.ranks} ranks with batch_size {source.batch_size} take {needed} '
+            f"records a step and the source has {records}: lower batch_size, -clusterSize or -devices"
+        )
+    if validation is None:
+        return
+    if not conf.solverParameter.test_iter:
+        raise UserError(f"{conf.protoFile}: test_interval is given without test_iter: say how many batches a pass has")
+    records = validation.count()
+    if records is not None and records < conf.ranks:
+        raise UserError(
+            f'layer "{validation.layer.name}": {records} validation records are fewer than the {conf.ranks} ranks'
+        )

@@ -1,0 +1,1 @@
+"""Where records come from: Spark DataFrames, and the way from their rows to a net's blobs."""

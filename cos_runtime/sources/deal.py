@@ -1,0 +1,68 @@
+"""Rows dealt to ranks as cards are dealt to players."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from pyspark import StorageLevel
+from pyspark.sql import functions as sf
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+# Spark's monotonically_increasing_id is the partition, shifted by this, plus the row's index in it.
+PARTITION_SHIFT = 33
+POSITION = "__position"
+
+
+SUBSET = "__subset"
+VALIDATION, TRAINING = 0, 1
+
+
+def deal_both(training: DataFrame, validation: DataFrame, ranks: int) -> DataFrame:
+    """Both dealt, in the same ``ranks`` partitions: each has its validation rows, in order, and then its training rows.
+
+    A column :data:`SUBSET` tells them apart: :data:`VALIDATION` or :data:`TRAINING`.
+    """
+    marked = [
+        _placed(df, ranks).withColumn(SUBSET, sf.lit(subset))
+        for df, subset in ((validation, VALIDATION), (training, TRAINING))
+    ]
+    both = marked[0].unionByName(marked[1], allowMissingColumns=True)
+    return _in_order(both, ranks, SUBSET, POSITION)
+
+
+def deal(df: DataFrame, ranks: int) -> DataFrame:
+    """The rows of ``df`` in exactly ``ranks`` partitions: row ``p`` is in partition ``p % ranks``, each in order.
+
+    None is lost however uneven the partitions of ``df`` are. With more than one rank ``df`` is computed here, once,
+    and kept on the executors' disks as long as the result is referenced; with an executor, its rows are lost.
+    """
+    return _in_order(_placed(df, ranks), ranks, POSITION)
+
+
+def _in_order(placed: DataFrame, ranks: int, *order: str) -> DataFrame:
+    # For one rank too a shuffle: a barrier stage takes no coalesce().
+    rank = (sf.col(POSITION) % ranks).cast("int")
+    return placed.repartitionById(ranks, rank).sortWithinPartitions(*order).drop(POSITION)
+
+
+def _placed(df: DataFrame, ranks: int) -> DataFrame:
+    """``df`` with each row's position; for one rank any growing number will do."""
+    if ranks == 1:
+        return df.withColumn(POSITION, sf.monotonically_increasing_id())
+    # Were `df` computed again for the counts, with fewer columns, adaptive execution might cut it otherwise.
+    kept = df.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
+    return kept.withColumn(POSITION, _position(kept))
+
+
+def _position(df: DataFrame) -> Column:
+    """The index of each row among all: the number of rows in the partitions before its own, and its index there."""
+    found = df.groupBy(sf.spark_partition_id().alias("partition")).count().collect()
+    counts = {row["partition"]: row["count"] for row in found}
+    lengths = [counts.get(partition, 0) for partition in range(max(counts, default=0) + 1)]
+    offsets = [0, *accumulate(lengths[:-1])]
+    mark = sf.monotonically_increasing_id()
+    index_in_partition = mark.bitwiseAND(sf.lit((1 << PARTITION_SHIFT) - 1))
+    return sf.element_at(sf.array(*map(sf.lit, offsets)), (sf.spark_partition_id() + 1)) + index_in_partition

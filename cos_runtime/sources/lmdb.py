@@ -1,0 +1,76 @@
+"""Caffe's LMDB databases as a source of records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cos_runtime.caffe import datum
+from cos_runtime.errors import UserError
+from cos_runtime.sources import lmdb_file
+from cos_runtime.sources.base import DataSource
+from cos_runtime.sources.image import ImageSource, Shape
+from cos_runtime.sources.lmdb_format import CaffeLMDB, local, register
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+class LMDB(ImageSource):
+    """Images in an LMDB of Caffe Datums: the folder that ``convert_imageset`` and its like write.
+
+    A local one is opened in place, on every host, and never written to; a remote one (``s3://``, ``hdfs://``) is
+    fetched once a host. The key of a record is its ``id``. ``rand_skip`` is not used: records are dealt in order.
+    """
+
+    def check(self) -> None:
+        """Refuse an LMDB that is missing, empty, damaged, too small or unfit for the layer, with a UserError."""
+        if self.lmdb_partitions is not None and self.lmdb_partitions < 1:
+            raise UserError(f"lmdb_partitions is {self.lmdb_partitions}: give 1 or more")
+        records = self.count()
+        lmdb_file.first_datum(local(self.source_path))
+        super().check()
+        if self.is_train and records < self.batch_size:
+            raise self._refusal(
+                f"has batch_size {self.batch_size}, more than the {records} records of LMDB {self.source_path}: "
+                f"lower batch_size or give more records"
+            )
+
+    def count(self) -> int:
+        """The number of records."""
+        return lmdb_file.count(local(self.source_path))
+
+    def first_shape(self, channels: int | None) -> Shape:
+        """The shape [C, H, W] of the first record."""
+        path = self.source_path
+        image = datum.to_array(lmdb_file.first_datum(local(path)), channels, f"the first record of LMDB {path}")
+        found: Shape = image.shape
+        return found
+
+    def dataframe(self, spark: SparkSession) -> DataFrame:
+        """All records in the order of their keys, a range of them a partition.
+
+        The ranges are ``-lmdb_partitions``, or as many as Spark has cores.
+        """
+        parts = self.lmdb_partitions or spark.sparkContext.defaultParallelism
+        return self._load(spark, parts=parts, dealt=False)
+
+    def dealt(self, spark: SparkSession, ranks: int) -> DataFrame:
+        """All records as cards are dealt, straight from the file: record ``p`` is in partition ``p % ranks``."""
+        if not self._is_plain:
+            return super().dealt(spark, ranks)
+        return self._load(spark, parts=ranks, dealt=True)
+
+    def dealt_after(self, validation: DataSource, spark: SparkSession, ranks: int) -> DataFrame:
+        """As :meth:`dealt`, with the records of ``validation``, dealt too, before those of this source."""
+        if not (self._is_plain and isinstance(validation, LMDB) and validation._is_plain):
+            return super().dealt_after(validation, spark, ranks)
+        return self._load(spark, parts=ranks, dealt=True, before=validation.source_path)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the records are those of the file: a subclass may have put its own in :meth:`dataframe`."""
+        return type(self).dataframe is LMDB.dataframe
+
+    def _load(self, spark: SparkSession, **options: str | int | bool) -> DataFrame:
+        register(spark)
+        return spark.read.format(CaffeLMDB.name()).options(source=self.source_path, **options).load()

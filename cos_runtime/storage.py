@@ -1,0 +1,90 @@
+"""Files by path or URL: local, ``file:``, ``hdfs://``, ``s3://`` and whatever else fsspec knows."""
+
+import os
+import posixpath
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from cos_runtime.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path has a scheme other than ``file:``."""
+    scheme, colon, _ = path.partition(":")
+    return bool(colon) and scheme != "file" and path.startswith(f"{scheme}://")
+
+
+def local_path(path: str) -> str:
+    """A local path without its ``file:`` (``file:/a``, ``file:///a`` and ``file:a`` are all taken)."""
+    if not path.startswith("file:"):
+        return path
+    rest = path.removeprefix("file:")
+    return "/" + rest.lstrip("/") if rest.startswith("/") else rest
+
+
+def resolve(path: str, base: str) -> str:
+    """The absolute form of ``path``; a relative one counts from the folder ``base`` (itself a path or URL)."""
+    if is_remote(path):
+        return path
+    plain = local_path(path)
+    if os.path.isabs(plain):
+        return os.path.normpath(plain)
+    if is_remote(base):
+        return posixpath.join(base.rstrip("/"), plain)
+    return os.path.abspath(os.path.join(local_path(base), plain))
+
+
+def parent(path: str) -> str:
+    """The folder that holds ``path``, absolute."""
+    if is_remote(path):
+        return path.rpartition("/")[0]
+    return os.path.dirname(os.path.abspath(local_path(path)))
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is at ``path``."""
+    filesystem, name = _filesystem(path)
+    return bool(filesystem.exists(name))
+
+
+def read_bytes(path: str, what: str = "file") -> bytes:
+    """The content of a file; ``what`` names its role where it is missing or unreadable."""
+    filesystem, name = _filesystem(path)
+    try:
+        content = filesystem.cat_file(name)
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    return bytes(content)
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, never a part."""
+    filesystem, name = _filesystem(path)
+    if is_remote(path):
+        # Object stores publish an object when its upload is complete, and have no rename.
+        filesystem.pipe_file(name, content)
+        return
+    target = Path(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _filesystem(path: str) -> tuple[Any, str]:
+    try:
+        filesystem, name = fsspec.core.url_to_fs(path if is_remote(path) else os.path.abspath(local_path(path)))
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+    return filesystem, name

@@ -1,0 +1,1 @@
+"""Small programs beside the engine: converters of records and their like."""

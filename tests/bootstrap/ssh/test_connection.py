@@ -1,0 +1,193 @@
+import getpass
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bootstrap.errors import LaunchError
+from bootstrap.host import ConnectionLostError
+from bootstrap.ssh.connection import Connection
+from bootstrap.ssh.host import SshHost
+from bootstrap.ssh.keys import load_key
+from bootstrap.ssh.parallel import on_all
+from tests.fixtures.sshd import Limits, Server, Wire, make_key
+
+
+@pytest.fixture
+def host(sshd: Server) -> Iterator[SshHost]:
+    made = SshHost(Connection(sshd.address()))
+    yield made
+    made.close()
+
+
+def refusal(sshd: Server, **changes: object) -> str:
+    """What a person is told where the login fails."""
+    with Connection(sshd.address(**changes)) as connection, pytest.raises(LaunchError) as error:
+        connection.transport()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_command(host: SshHost) -> None:
+    finished = host.run(["sh", "-c", "cat; echo 'it went' wrong >&2; exit 3"], given=b"to it")
+    assert (finished.code, finished.output, finished.errors) == (3, b"to it", b"it went wrong\n")
+
+
+def test_much_on_both_streams_at_once(host: SshHost) -> None:
+    size = 5_000_000
+    script = f"head -c {size} /dev/zero >&2; head -c {size} /dev/zero; wc -c"
+    finished = host.run(["sh", "-c", script], given=bytes(size))
+    assert (len(finished.errors), finished.output[size:].strip()) == (size, str(size).encode())
+
+
+def test_one_connection_serves_all(sshd: Server, host: SshHost) -> None:
+    pids = {host.run(["sh", "-c", "echo $PPID"]).output for _ in range(3)}
+    threads = [threading.Thread(target=lambda: pids.add(host.run(["sh", "-c", "echo $PPID"]).output)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 1, "each command would be a child of an sshd of its own"
+
+
+def test_a_command_has_a_limit(host: SshHost) -> None:
+    with pytest.raises(LaunchError, match=r"`sleep 30` on master did not end within the command limit of 0\.3 s"):
+        host.run(["sleep", "30"], seconds=0.3)
+
+
+def test_a_changed_host_key_is_refused(sshd: Server, tmp_path: Path) -> None:
+    other = type(sshd.host_key).parse(make_key(tmp_path / "other").with_suffix(".pub").read_text())
+    assert "is not the pinned one" in refusal(sshd, host_keys=(other,))
+
+
+def test_a_host_key_is_never_learnt(sshd: Server, tmp_path: Path) -> None:
+    assert "No host key of master" in refusal(sshd, host_keys=())
+    other = type(sshd.host_key).parse(make_key(tmp_path / "other", kind="ecdsa").with_suffix(".pub").read_text())
+    assert "is not the pinned one" in refusal(sshd, host_keys=(other,))
+
+
+def test_a_key_that_is_not_let_in(sshd: Server, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "mine")
+    sentence = refusal(sshd, key_file=key)
+    assert f"does not take the key {key} for {getpass.getuser()}" in sentence
+
+
+def test_a_key_that_others_can_read(sshd: Server, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "mine")
+    key.chmod(0o644)
+    assert refusal(sshd, key_file=key).endswith(f"(mode 0644): run `chmod 600 {key}`.")
+
+
+def test_keys_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="No such file"):
+        load_key(tmp_path / "missing")
+    (tmp_path / "text").write_text("no key")
+    (tmp_path / "text").chmod(0o600)
+    with pytest.raises(LaunchError, match="is no private key that ssh knows"):
+        load_key(tmp_path / "text")
+
+
+def test_an_encrypted_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    key = make_key(tmp_path / "mine", passphrase="open sesame")
+    with pytest.raises(LaunchError, match=f"is encrypted: run `ssh-add {key}` first"):
+        load_key(key)
+    with pytest.raises(LaunchError, match="That is not the passphrase of the key"):
+        load_key(key, lambda _: "open barley")
+    public = load_key(key, lambda _: "open sesame")
+    assert public is not None
+    assert public.get_base64() == key.with_suffix(".pub").read_text().split()[1]
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An agent of our own."""
+    path = tmp_path / "agent"
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # it tells its socket once it is there
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+    yield
+    process.terminate()
+    process.communicate(timeout=10)
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_agent_logs_in(sshd: Server) -> None:
+    assert "There is no key to log in to master" in refusal(sshd, key_file=None)
+    subprocess.run(["ssh-add", "-q", sshd.key], check=True, capture_output=True)
+    with Connection(sshd.address(key_file=None)) as connection:
+        assert connection.transport().is_authenticated()
+
+
+def test_nobody_listens(sshd: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert "cannot be reached (Connection refused)" in refusal(sshd, port=port)
+
+
+def test_the_limits_are_named(sshd: Server) -> None:
+    limits = Limits(connect=0.3, auth=0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "auth limit of 0.3 s" in refusal(sshd, port=silent.getsockname()[1], limits=limits)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(8)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        assert "connect limit of 0.3 s" in refusal(sshd, port=full.getsockname()[1], limits=limits)
+        for one in waiting:
+            one.close()
+
+
+def test_a_broken_connection_is_made_again(sshd: Server, wire: Wire) -> None:
+    with Connection(sshd.address(port=wire.port)) as connection:
+        host = SshHost(connection)
+        timer = threading.Timer(0.3, wire.cut)
+        timer.start()
+        with pytest.raises(ConnectionLostError, match=r"The connection to master .* broke"):
+            host.run(["sleep", "30"])
+        timer.join()
+        assert host.run(["echo", "again"]).output == b"again\n"
+
+
+def test_through_the_master(sshd: Server) -> None:
+    worker = sshd.address("worker-0", jump=sshd.address(), host="127.0.0.1")
+    with Connection(worker) as connection:
+        client = SshHost(connection).run(["sh", "-c", "echo $SSH_CONNECTION"]).output.split()
+        there = SshHost(Connection(sshd.address())).run(["sh", "-c", "echo $SSH_CONNECTION"]).output.split()
+    assert client[2:] == there[2:]
+    other = type(sshd.host_key)("ssh-ed25519", sshd.host_key.text[:-4] + "AAAA")
+    assert "The host key of worker-0" in refusal(sshd, jump=sshd.address(), host_keys=(other,)).replace(
+        "master", "worker-0"
+    )
+
+
+def test_all_nodes_at_once_and_one_is_away(sshd: Server) -> None:
+    nodes = [sshd.address(f"worker-{index}") for index in range(4)]
+    nodes.append(sshd.address("worker-4", port=1))
+
+    def hostname(node: object) -> bytes:
+        with Connection(node) as connection:  # type: ignore[arg-type]
+            return SshHost(connection).run(["echo", connection.address.name]).output.strip()
+
+    results = {node.name: result for node, result in on_all(nodes, hostname, limit=2)}
+    assert len(results) == 5
+    assert results["worker-3"] == b"worker-3"
+    assert isinstance(results["worker-4"], ConnectionLostError)
+
+
+def test_a_program_ends_with_its_block(sshd: Server, tmp_path: Path) -> None:
+    with Connection(sshd.address()) as connection:
+        host = SshHost(connection, [sys.executable])
+        with host.start(["sh", "-c", f"echo $$ > {tmp_path}/pid; echo ready; sleep 600"]) as process:
+            assert next(process.lines()) == b"ready"
+            pid = int((tmp_path / "pid").read_text())
+            os.kill(pid, 0)
+        gone = f"while kill -0 {pid} 2>/dev/null; do sleep 0.05; done"
+        assert host.run(["sh", "-c", gone]).code == 0

@@ -1,0 +1,105 @@
+"""Testing and features over Spark: every record, in its place, however the rows are spread."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyspark.sql import DataFrame, SparkSession
+
+from cos_runtime.api import CaffeOnSpark, Config, DataSource
+from cos_runtime.caffe import prototxt, weights
+from cos_runtime.caffe.net import Net
+from cos_runtime.caffe.schema.caffe_pb2 import TEST
+from cos_runtime.errors import UserError
+from cos_runtime.sources.lmdb import LMDB
+from tests.fixtures.jobs import JobFolder, MakeJob, images
+
+# No multiple of the batch of 10, nor of the ranks.
+RECORDS = 47
+
+
+class Uneven(LMDB):
+    """The records in five partitions: of none, 7, none, all others but one, and one."""
+
+    def dataframe(self, spark: SparkSession) -> DataFrame:
+        frame = super().dataframe(spark)
+        rows = [tuple(row) for row in frame.collect()]
+        cuts = [0, 0, 7, 7, len(rows) - 1, len(rows)]
+        slices = [rows[start:end] for start, end in itertools.pairwise(cuts)]
+        spread = spark.sparkContext.parallelize(slices, len(slices)).flatMap(list)
+        return spark.createDataFrame(spread, frame.schema)
+
+
+@pytest.fixture(scope="module")
+def trained(spark, tmp_path_factory: pytest.TempPathFactory) -> JobFolder:
+    """A job whose source is uneven, trained by two ranks."""
+    job = MakeJob(tmp_path_factory.mktemp("trained"))(
+        source_class=f"{__name__}.Uneven", records=81, test_records=RECORDS
+    )
+    CaffeOnSpark(spark).train(DataSource.getSource(Config(spark, job.args("-train", "-clusterSize", "2")), True))
+    return job
+
+
+def of_all_at_once(job: JobFolder, *blobs: str) -> dict[str, np.ndarray]:
+    """What the net itself says of all test records, in one batch."""
+    pictures, labels = images(RECORDS, seed=len("test"))
+    net = Net(prototxt.read_net(job.file("net.prototxt")), TEST, {"data": (RECORDS, 1, 6, 6), "label": (RECORDS,)})
+    net.copy_weights(weights.read(job.file("model.caffemodel")), "model")
+    data = torch.from_numpy(np.stack(pictures) * np.float32(0.00390625))
+    with torch.inference_mode():
+        found = net({"data": data, "label": torch.tensor(labels, dtype=torch.float32)}, blobs)
+    return {name: blob.numpy() for name, blob in found.items()}
+
+
+def test_uneven_partitions_lose_no_record(spark, trained: JobFolder, make_job: MakeJob):
+    even = make_job("even", records=81, test_records=RECORDS)
+    CaffeOnSpark(spark).train(DataSource.getSource(Config(spark, even.args("-train", "-clusterSize", "2")), True))
+    ours, theirs = (weights.read(job.file("model.caffemodel")) for job in (trained, even))
+    for layer, blobs in theirs.items():
+        assert all(np.array_equal(*pair) for pair in zip(ours[layer], blobs, strict=True)), layer
+
+
+def test_features_are_a_row_a_record_in_order(spark, trained: JobFolder):
+    conf = Config(spark, trained.args("-features", "ip2,ip1", "-label", "label"))
+    frame = CaffeOnSpark(spark).features(DataSource.getSource(conf, False))
+    assert frame.columns == ["SampleID", "ip2", "ip1", "label"]
+    rows = frame.collect()
+    assert [row.SampleID for row in rows] == [f"{index:08d}" for index in range(RECORDS)]
+    for name, expected in of_all_at_once(trained, "ip2", "ip1", "label").items():
+        ours = np.array([row[name] for row in rows])
+        assert ours == pytest.approx(expected.reshape(RECORDS, -1), rel=1e-5, abs=1e-6), name
+
+
+def test_a_label_that_is_a_feature_too_comes_once(spark, trained: JobFolder):
+    conf = Config(spark, trained.args("-features", "label,ip2", "-label", "label"))
+    assert CaffeOnSpark(spark).features(DataSource.getSource(conf, False)).columns == ["SampleID", "label", "ip2"]
+
+
+def test_a_value_of_the_whole_batch_is_given_to_each_of_its_records(spark, trained: JobFolder):
+    conf = Config(spark, trained.args("-features", "accuracy"))
+    rows = CaffeOnSpark(spark).features(DataSource.getSource(conf, False)).collect()
+    assert len(rows) == RECORDS
+    assert len({row.accuracy[0] for row in rows[:7]}) == 1  # the partition of seven is a batch
+
+
+def test_the_test_is_over_all_records(spark, trained: JobFolder):
+    result = CaffeOnSpark(spark).test(DataSource.getSource(Config(spark, trained.args()), False))
+    expected = of_all_at_once(trained, "accuracy", "loss")
+    assert result.keys() == expected.keys()
+    for name, blob in expected.items():
+        assert result[name] == pytest.approx([float(blob)], rel=1e-5), name
+
+
+def test_features_go_where_spark_writes(spark, trained: JobFolder, tmp_path: Path):
+    conf = Config(spark, trained.args("-features", "ip1"))
+    path = f"file://{tmp_path / 'features'}"
+    CaffeOnSpark(spark).features(DataSource.getSource(conf, False)).write.parquet(path)
+    assert spark.read.parquet(path).count() == RECORDS
+
+
+def test_an_unknown_blob_is_refused_with_the_nearest(spark, trained: JobFolder):
+    conf = Config(spark, trained.args("-features", "ip3"))
+    with pytest.raises(UserError, match='no blob "ip3": did you mean "ip'):
+        CaffeOnSpark(spark).features(DataSource.getSource(conf, False))

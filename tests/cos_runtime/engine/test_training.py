@@ -1,0 +1,215 @@
+"""Training over Spark: real ranks in a real barrier stage."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cos_runtime.api import CaffeOnSpark, Config, DataSource
+from cos_runtime.caffe import solverstate, weights
+from cos_runtime.engine.driver import RankError
+from cos_runtime.errors import UserError
+from cos_runtime.sources.lmdb import LMDB
+from tests.fixtures.jobs import JobFolder, MakeJob
+
+
+def train(spark, job: JobFolder, *args: str, model: str = "model.caffemodel") -> dict[str, list[np.ndarray]]:
+    conf = Config(spark, job.args("-train", *args, model=model))
+    CaffeOnSpark(spark).train(DataSource.getSource(conf, True))
+    return weights.read(conf.modelPath)
+
+
+def assert_same(found, expected, tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for layer, blobs in expected.items():
+        for mine, theirs in zip(found[layer], blobs, strict=True):
+            assert np.abs(mine - theirs).max() <= tolerance * np.abs(theirs).max(), layer
+
+
+def metrics(job: JobFolder, event: str) -> list[dict]:
+    lines = [json.loads(line) for line in Path(job.file("metrics.jsonl")).read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_a_rank_alone_learns_and_leaves_its_files(spark, make_job: MakeJob):
+    job = make_job(max_iter=40, solver='display: 10 snapshot: 20 snapshot_prefix: "snap" average_loss: 5')
+    train(spark, job)
+    steps = metrics(job, "train")
+    assert [step["iteration"] for step in steps] == [0, 10, 20, 30]
+    assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
+    names = {path.name for path in job.path.iterdir()}
+    assert {f"snap_iter_{i}.{kind}" for i in (20, 40) for kind in ("caffemodel", "solverstate")} <= names
+    assert Path(job.file("model.caffemodel")).read_bytes() == Path(job.file("snap_iter_40.caffemodel")).read_bytes()
+    assert solverstate.read(job.file("snap_iter_20.solverstate")).learned_net == job.file("snap_iter_20.caffemodel")
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        "",
+        "iter_size: 2",
+        'type: "Adam" momentum2: 0.999 delta: 1e-8 base_lr: 0.01',
+        "clip_gradients: 0.1",
+    ],
+)
+def test_two_ranks_follow_one_with_twice_the_batch(spark, make_job: MakeJob, solver: str):
+    # 80 records with 16 a step: the data comes round ten times.
+    one = make_job("one", batch=16, records=80, max_iter=50, solver=_replaced(solver))
+    two = make_job("two", batch=8, records=80, max_iter=50, solver=_replaced(solver))
+    for job in (one, two):
+        _use_solver(job, solver)
+    assert_same(train(spark, two, "-clusterSize", "2"), train(spark, one), 1e-5)
+
+
+def _replaced(solver: str) -> str:
+    return "" if "base_lr" in solver else solver
+
+
+def _use_solver(job: JobFolder, solver: str) -> None:
+    if "base_lr" not in solver:
+        return
+    path = Path(job.solver)
+    path.write_text(path.read_text().replace("base_lr: 0.1", "").replace("momentum: 0.9", "momentum: 0.9 " + solver))
+
+
+def test_devices_are_ranks_too(spark, make_job: MakeJob):
+    job = make_job(records=80)
+    by_devices = train(spark, job, "-devices", "2")
+    assert_same(by_devices, train(spark, job, "-clusterSize", "2", model="other.caffemodel"), 0)
+
+
+def test_a_resumed_run_repeats_the_undisturbed_one(spark, make_job: MakeJob):
+    # 80 records: iteration 10 begins at the first record again, as a resumed run does.
+    solver = 'snapshot: 10 snapshot_prefix: "snap"'
+    whole = make_job("whole", records=80, max_iter=20, solver=solver)
+    expected = train(spark, whole)
+    rest = make_job("rest", records=80, max_iter=20, solver=solver)
+    state, model = whole.file("snap_iter_10.solverstate"), whole.file("snap_iter_10.caffemodel")
+    assert_same(train(spark, rest, "-snapshot", state, "-weights", model), expected, 0)
+
+
+def test_hdf5_snapshots_resume_with_two_ranks(spark, make_job: MakeJob):
+    solver = 'snapshot: 5 snapshot_prefix: "snap" snapshot_format: HDF5'
+    whole = make_job("whole", records=80, max_iter=10, solver=solver)
+    expected = train(spark, whole, "-clusterSize", "2")
+    rest = make_job("rest", records=80, max_iter=10, solver=solver)
+    state, model = whole.file("snap_iter_5.solverstate.h5"), whole.file("snap_iter_5.caffemodel.h5")
+    assert_same(train(spark, rest, "-snapshot", state, "-weights", model, "-clusterSize", "2"), expected, 1e-6)
+
+
+def test_fine_tuning_begins_with_the_weights_and_trains_new_layers_anew(spark, make_job: MakeJob):
+    base = make_job("base")
+    trained = train(spark, base)
+    tuned = make_job("tuned", max_iter=1, solver="display: 1")
+    net = Path(tuned.file("net.prototxt"))
+    net.write_text(net.read_text().replace('name: "ip2"', 'name: "ip2_new"').replace("lr_mult: 1 ", "lr_mult: 0 "))
+    result = train(spark, tuned, "-weights", base.file("model.caffemodel"))
+    assert np.array_equal(result["ip1"][0], trained["ip1"][0])
+    assert not np.allclose(result["ip2_new"][0], trained["ip2"][0])
+
+
+def test_validation_is_interleaved(spark, make_job: MakeJob):
+    job = make_job(max_iter=20, solver="test_iter: 5 test_interval: 10 display: 10")
+    conf = Config(spark, job.args("-train", "-clusterSize", "2"))
+    frame = CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(conf, True), DataSource.getSource(conf, False))
+    assert frame.columns == ["accuracy", "loss"]
+    rows = frame.collect()
+    assert len(rows) == 3  # before the first iteration, at 10, and at 20
+    assert [line["iteration"] for line in metrics(job, "test")] == [0, 10, 20]
+    assert rows[-1].accuracy[0] > 0.9
+    assert rows[-1].loss[0] < rows[0].loss[0]
+    # 5 batches of 10 are the whole test set: the last pass is what testing the model gives.
+    tested = CaffeOnSpark(spark).test(DataSource.getSource(conf, False))
+    assert tested["accuracy"] == pytest.approx(rows[-1].accuracy, abs=1e-6)
+    assert tested["loss"] == pytest.approx(rows[-1].loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_validation_pass_goes_on_where_the_last_one_ended(spark, make_job: MakeJob, ranks: int):
+    # 3 batches of 10 of 50 records a pass; nothing is learned, so that passes differ by their records alone.
+    job = make_job(max_iter=3, solver="test_iter: 3 test_interval: 1")
+    path = Path(job.solver)
+    path.write_text(path.read_text().replace("base_lr: 0.1", "base_lr: 0"))
+    conf = Config(spark, job.args("-train", "-clusterSize", str(ranks)))
+    frame = CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(conf, True), DataSource.getSource(conf, False))
+    losses = [row.loss[0] for row in frame.collect()]
+    per_batch = _batch_losses(conf, spark)
+    expected = [np.mean([per_batch[(3 * number + i) % 5] for i in range(3)]) for number in range(4)]
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def _batch_losses(conf: Config, spark) -> list[float]:
+    """The loss of each batch of ten of the test set."""
+    conf.features = ["loss"]
+    source = DataSource.getSource(conf, False)
+    source.lmdb_partitions = 1
+    return [row.loss[0] for row in CaffeOnSpark(spark).features(source).collect()][::10]
+
+
+BATCH_NORM = """
+layer { name: "bn" type: "BatchNorm" bottom: "ip1" top: "ip1" }
+layer { name: "scale" type: "Scale" bottom: "ip1" top: "ip1" scale_param { bias_term: true } }
+layer { name: "drop" type: "Dropout" bottom: "ip1" top: "ip1" dropout_param { dropout_ratio: 0.2 } }
+"""
+
+
+def test_what_layers_keep_is_averaged_over_the_ranks(spark, make_job: MakeJob):
+    job = make_job(max_iter=15, extra=BATCH_NORM)
+    found = train(spark, job, "-clusterSize", "2")
+    assert len(found["bn"]) == 3
+    assert found["bn"][2][0] == pytest.approx(sum(0.999**i for i in range(15)), rel=1e-5)
+    assert np.abs(found["bn"][0]).max() > 0
+
+
+def test_a_random_run_is_repeated_bit_for_bit(spark, make_job: MakeJob):
+    job = make_job(max_iter=10, extra=BATCH_NORM, transform="mirror: true")
+    first = train(spark, job, "-clusterSize", "2")
+    assert_same(train(spark, job, "-clusterSize", "2", "-persistent", model="again.caffemodel"), first, 0)
+
+
+class Breaking(LMDB):
+    """Breaks at the third batch of rank 1."""
+
+    batches = 0
+
+    def decode(self, rows, generator):
+        self.batches += 1
+        if self.batches == 3 and rows.column("id")[0].as_py().endswith(("1", "3", "5", "7", "9")):
+            self.harm()
+        return super().decode(rows, generator)
+
+    def harm(self):
+        raise ValueError("the records of this rank are cursed")
+
+
+class Dying(Breaking):
+    """As :class:`Breaking`, but the whole process goes."""
+
+    def harm(self):
+        os.kill(os.getpid(), 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Breaking", r"rank 1 on \S+: ValueError: the records of this rank are cursed"),
+        ("Dying", r"rank 1 on \S+ ended without a word: it was killed"),
+    ],
+)
+def test_a_rank_that_fails_is_named_with_its_cause(spark, make_job: MakeJob, name: str, sentence: str):
+    job = make_job(max_iter=100_000, source_class=f"{__name__}.{name}")
+    start = time.monotonic()
+    with pytest.raises(RankError, match=sentence):
+        train(spark, job, "-clusterSize", "2")
+    assert time.monotonic() - start < 60  # and not the time limit of an exchange
+    assert not Path(job.file("model.caffemodel")).exists()
+    assert metrics(job, "failed")
+
+
+def test_more_ranks_than_slots_are_refused_at_once(spark, make_job: MakeJob):
+    job = make_job()
+    with pytest.raises(UserError, match=r"3 ranks \(-clusterSize 3 x -devices 1\).*has 2.*local\[3\].*lower"):
+        train(spark, job, "-clusterSize", "3")

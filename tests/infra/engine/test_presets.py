@@ -1,0 +1,45 @@
+"""Every preset through its whole life, by the real engine."""
+
+from pathlib import Path
+
+import pytest
+from pulumi.automation import OpType
+
+from infra import presets
+from tests.fixtures.pulumi_aws.inventory import inventory
+from tests.fixtures.pulumi_engine import Engine, changes, configure
+from tests.infra.engine.cluster import cluster_stack, deadline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_a_preset_from_its_plan_to_nothing_left(preset: str, engine: Engine, kit: Path) -> None:
+    cloud = engine.cloud(presets.values(preset)["region"])
+    before = inventory(cloud)
+    stack = cluster_stack(engine, preset, kit)
+
+    planned = stack.preview().change_summary
+    assert planned.keys() == {OpType.CREATE}
+    assert inventory(cloud) == before, "a preview makes nothing"
+
+    made = stack.up()
+    count = planned[OpType.CREATE]
+    assert changes(made) == {"create": count}
+    nodes = [made.outputs["master"].value, *made.outputs["workers"].value]
+    assert changes(stack.up()) == {"same": count}
+
+    configure(stack, {"cos:deadline": deadline(hours=5)})
+    extended = stack.up()
+    assert changes(extended).keys() == {"same", "update"}, "a later deadline changes tags and schedules only"
+    assert [extended.outputs["master"].value, *extended.outputs["workers"].value] == nodes
+    assert changes(stack.refresh()) == {"same": count}
+
+    cloud.ec2.terminate_instances(InstanceIds=[nodes[-1]["id"]])
+    assert changes(stack.refresh())["delete"] == 1, "a node that ended is missed"
+    mended = stack.up()
+    assert changes(mended)["create"] == 1
+    assert mended.outputs["workers"].value[-1]["id"] != nodes[-1]["id"]
+
+    stack.destroy()
+    assert inventory(cloud) == before

@@ -13,7 +13,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
 WITH_JAVA := JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME &&
 
 .DEFAULT_GOAL := help
-.PHONY: help venv java pulumi plan demo test lint proto-check format proto lock clean
+.PHONY: help venv java pulumi plan demo test test-long lint proto-check format proto lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,10 @@ demo: venv ## train, test and read features of a small net on a local Spark
 	@$(WITH_JAVA) $(BIN)/python examples/demo.py
 
 test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
-	@$(WITH_JAVA) $(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@$(WITH_JAVA) $(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS) $(TESTS)
+
+test-long: venv ## run the tests that take more than half a minute each
+	@$(WITH_JAVA) $(BIN)/python -m pytest -m long $(PYTEST_ARGS) $(TESTS)
 
 lint: venv proto-check ## check style, types, the borders between the rooms and the generated code
 	$(BIN)/ruff check

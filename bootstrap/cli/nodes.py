@@ -255,7 +255,7 @@ def _tell_copied(results: "Sequence[Copied | LaunchError]") -> None:
     if terminal.json:
         terminal.data({"files": files, "skipped": skipped, "bytes": size})
     else:
-        terminal.note(f"{files} files copied ({size / 1e6:,.1f} MB), {skipped} there already.")
+        terminal.note(f"copied: {files} ({size / 1e6:,.1f} MB), there already: {skipped}")
     for result in results:
         if isinstance(result, LaunchError):
             raise result

@@ -227,7 +227,7 @@ def _plan_rows(spec: "JobSpec", there: Site, uploads: "Uploads") -> list[tuple[s
     target = spec.target
     if isinstance(target, LocalTarget):
         spark = (
-            f"a cluster of {target.workers} workers with {target.cores} cores and {target.memory} each, for this job"
+            f"a cluster for this job (workers: {target.workers}, cores each: {target.cores}, memory each: {target.memory})"
         )
     else:
         spark = target.master

@@ -10,7 +10,7 @@ from tests.fixtures.pulumi_aws.ledger import Fault
 from tests.fixtures.pulumi_engine import Engine
 from tests.infra.engine.cluster import cluster_stack
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.timeout(600)

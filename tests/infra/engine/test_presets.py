@@ -10,10 +10,12 @@ from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.fixtures.pulumi_engine import Engine, changes, configure
 from tests.infra.engine.cluster import cluster_stack, deadline
 
-pytestmark = pytest.mark.slow
+# The one with the most kinds of resources (EFA, a placement group) stands for all where time is short.
+SHORT = "efa-a100"
+CASES = [pytest.param(name, marks=pytest.mark.slow if name == SHORT else pytest.mark.long) for name in presets.names()]
 
 
-@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("preset", CASES)
 def test_a_preset_from_its_plan_to_nothing_left(preset: str, engine: Engine, kit: Path) -> None:
     cloud = engine.cloud(presets.values(preset)["region"])
     before = inventory(cloud)

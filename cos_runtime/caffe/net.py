@@ -112,6 +112,7 @@ class Net(nn.Module):
                 layer.refuse(f'top blob "{top}" is given by an earlier layer already')
             if min(shape, default=1) < 1:
                 layer.refuse(f'top blob "{top}" would have the shape {shape}: its bottom is too small for it')
+            layer.check_size(f'top blob "{top}"', shape)
             self.shapes[top] = shape
             unused[top] = None
         self._register(param, layer)

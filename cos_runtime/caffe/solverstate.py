@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import h5py
 import numpy as np
@@ -23,24 +23,36 @@ from cos_runtime.caffe.blobs import (
 from cos_runtime.caffe.schema import caffe_pb2, weights_pb2
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 
-_HISTORY_FIELD = 3
+_HISTORY_FIELD, _RANK_BLOBS_FIELD = 3, 1003
+# What Caffe itself does not write, and passes over.
+_OWN_NUMBERS = ("records", "seed")
 
 
 @dataclass(frozen=True)
 class SolverState:
     """All that a solver needs, besides the weights, to go on as if it had never stopped.
 
+    The last three fields are this project's own: a file that Caffe wrote has none of them, and Caffe reads a file with
+    them as one without.
+
     Attributes:
         iteration: number of updates made.
         current_step: steps of the learning rate done.
         history: the update rule's blobs, in Caffe's order.
         learned_net: path of the weights file that goes with the state; empty where it names none.
+        records: training records that all ranks together have taken; None where the file does not say.
+        seed: of the job's random numbers; None where the file does not say.
+        rank_blobs: for each rank, float32 [n], what its layers keep themselves (``Net.state_blobs``, one after the
+            other); empty where the weights file has all of it.
     """
 
     iteration: int
     current_step: int
     history: list[np.ndarray]
     learned_net: str = ""
+    records: int | None = None
+    seed: int | None = None
+    rank_blobs: list[np.ndarray] = field(default_factory=list)
 
 
 def read(path: str) -> SolverState:
@@ -90,7 +102,9 @@ def _state_of(message: weights_pb2.State) -> SolverState:
     if not message.HasField("current_step") and not any(blob.HasField("num") for blob in message.history):
         raise ValueError("it ends before current_step")
     history = [from_message(blob) for blob in message.history]
-    return SolverState(message.iter, message.current_step, history, message.learned_net)
+    own = {name: getattr(message, name) for name in _OWN_NUMBERS if message.HasField(name)}  # type: ignore[arg-type]
+    rank_blobs = [from_message(blob) for blob in message.rank_blobs]
+    return SolverState(message.iter, message.current_step, history, message.learned_net, rank_blobs=rank_blobs, **own)
 
 
 def _to_binary(state: SolverState) -> bytes:
@@ -100,7 +114,11 @@ def _to_binary(state: SolverState) -> bytes:
     parts: Parts = [head.SerializeToString()]
     for blob in state.history:
         parts += delimited(_HISTORY_FIELD, to_parts(blob))
-    parts.append(weights_pb2.State(current_step=state.current_step).SerializeToString())
+    for blob in state.rank_blobs:
+        parts += delimited(_RANK_BLOBS_FIELD, to_parts(blob))
+    # The last, so that a file that was cut off shows.
+    tail = weights_pb2.State(current_step=state.current_step, records=state.records, seed=state.seed)
+    parts.append(tail.SerializeToString())
     return b"".join(parts)
 
 
@@ -109,7 +127,11 @@ def _from_hdf5(content: bytes) -> SolverState:
         group = file["history"]
         history = [read_dataset(group[str(index)]) for index in range(len(group))]
         learned_net = bytes(file["learned_net"][()]).decode() if "learned_net" in file else ""
-        return SolverState(_number(file["iter"]), _number(file["current_step"]), history, learned_net)
+        own = {name: _number(file[name]) for name in _OWN_NUMBERS if name in file}
+        ranks = file["rank_blobs"] if "rank_blobs" in file else {}
+        rank_blobs = [read_dataset(ranks[str(index)]) for index in range(len(ranks))]
+        numbers = _number(file["iter"]), _number(file["current_step"])
+        return SolverState(*numbers, history, learned_net, rank_blobs=rank_blobs, **own)
 
 
 def _number(dataset: h5py.Dataset) -> int:
@@ -128,4 +150,11 @@ def _to_hdf5(state: SolverState) -> bytes:
         history = file.create_group("history")
         for index, blob in enumerate(state.history):
             write_dataset(history, index, blob)
+        for name in _OWN_NUMBERS:
+            if getattr(state, name) is not None:
+                file.create_dataset(name, data=np.array([getattr(state, name)], np.int64))
+        if state.rank_blobs:
+            ranks = file.create_group("rank_blobs")
+            for index, blob in enumerate(state.rank_blobs):
+                write_dataset(ranks, index, blob)
     return buffer.getvalue()

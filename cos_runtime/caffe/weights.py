@@ -113,8 +113,10 @@ def _collect(group: h5py.Group, name: str, layers: Layers) -> None:
     for key, item in group.items():
         if isinstance(item, h5py.Dataset):
             blobs[int(key)] = read_dataset(item)
-        else:
+        elif isinstance(item, h5py.Group):
             below[key] = item
+        else:
+            raise TypeError(f"{name}/{key} is neither a dataset nor a group")
     if name and (blobs or not below):
         layers[name] = [blobs.get(index) for index in range(max(blobs, default=-1) + 1)]
     for key, item in below.items():

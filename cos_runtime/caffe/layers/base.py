@@ -17,6 +17,7 @@ torch differentiates it.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, TypeVar
@@ -29,6 +30,7 @@ from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, FillerParameter, LayerPara
 from cos_runtime.errors import UserError
 
 Shape = tuple[int, ...]
+_MOST_VALUES = 2**31 - 1  # Blob::Reshape's check: a blob's count is an int
 ANY = 1_000_000  # "any number of" bottoms or tops
 
 LAYERS: dict[str, type[Layer]] = {}
@@ -86,11 +88,19 @@ class Layer(nn.Module):
         A blob that is not ``learnable`` is state the layer itself keeps (BatchNorm's sums): it has no gradient and no
         solver touches it.
         """
+        self.check_size("a parameter blob", shape)
         try:
             blob = fill(torch.zeros(tuple(shape)), filler)
         except UserError as error:
             self.refuse(str(error))
+        except RuntimeError as error:  # torch's error for memory that is not there
+            self.refuse(f"no parameter blob of the shape {tuple(shape)} can be made: {error}")
         self.blobs.append(nn.Parameter(blob, requires_grad=learnable))
+
+    def check_size(self, what: str, shape: Sequence[int]) -> None:
+        """Refuse a blob with more values than Caffe counts."""
+        if math.prod(shape) > _MOST_VALUES:
+            self.refuse(f"{what} of the shape {tuple(shape)} has more than {_MOST_VALUES:,} values, Caffe's limit")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise a UserError that names this layer."""

@@ -69,13 +69,19 @@ class Net(_message.Message):
     def __init__(self, name: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[V1Layer, _Mapping]]] = ..., layer: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ...) -> None: ...
 
 class State(_message.Message):
-    __slots__ = ("iter", "learned_net", "history", "current_step")
+    __slots__ = ("iter", "learned_net", "history", "current_step", "records", "seed", "rank_blobs")
     ITER_FIELD_NUMBER: _ClassVar[int]
     LEARNED_NET_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     CURRENT_STEP_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    RANK_BLOBS_FIELD_NUMBER: _ClassVar[int]
     iter: int
     learned_net: str
     history: _containers.RepeatedCompositeFieldContainer[Blob]
     current_step: int
-    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., current_step: _Optional[int] = ...) -> None: ...
+    records: int
+    seed: int
+    rank_blobs: _containers.RepeatedCompositeFieldContainer[Blob]
+    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., current_step: _Optional[int] = ..., records: _Optional[int] = ..., seed: _Optional[int] = ..., rank_blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...

@@ -95,7 +95,7 @@ def test_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cos("train", "-conf", "nets/lenet.prototxt", "--model", "out/m", "--workers", "3", "--dry-run") == 0
     assert capsys.readouterr().out.splitlines() == [
         "  job     lenet (train) on this machine",
-        "  spark   a cluster of 3 workers with 1 cores and 2g each, for this job",
+        "  spark   a cluster for this job (workers: 3, cores each: 1, memory each: 2g)",
         "  runs    cos_runtime/main.py -conf nets/lenet.prototxt -train -model out/m -clusterSize 3",
         *[f"  writes  {tmp_path}/nets/out/{name}" for name in ("m", "metrics.jsonl", "train.log", "tensorboard")],
     ]

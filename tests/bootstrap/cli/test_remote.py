@@ -71,7 +71,7 @@ def test_nodes(lab: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("a")
     assert cos("push", "folder", str(lab / "pushed")) == 0
-    assert capfd.readouterr().err == "1 files copied (0.0 MB), 0 there already.\n"
+    assert capfd.readouterr().err == "copied: 1 (0.0 MB), there already: 0\n"
     assert cos("pull", str(lab / "pushed"), "pulled", "--node", "worker-0", "--json") == 0
     assert json.loads(capfd.readouterr().out) == {"files": 1, "skipped": 0, "bytes": 1}
     assert (tmp_path / "pulled" / "a").read_text() == "a"

@@ -1,6 +1,7 @@
 """The verbs against a cluster whose nodes are a real sshd."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def test_a_job_on_a_cluster(lab: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     assert cos("submit", "--detach", "--name", "greets", "--code", "mine.py", "program.py", "0", "--flag") == 0
     out, err = capfd.readouterr()
     assert out == "1\n"
-    assert "2 files on 2 nodes, 4 of them sent now." in err or "2 files on 2 nodes, 2 of them sent now." in err
+    # The two nodes share a folder here: a file may be there already when the second asks for it.
+    assert re.search(r"2 files on 2 nodes, [234] of them sent now\.", err)
     assert cos("logs", "-f") == 0
     assert capfd.readouterr().out == "says hello 0 --flag\n"
     assert cos("jobs", "--json") == 0

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Commands print it without a stack trace and exit with code 2.
     """
+
+
+class CorruptRecordError(UserError):
+    """One record among many cannot be read: training can do without it, as long as such records are few."""

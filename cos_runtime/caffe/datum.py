@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from cos_runtime.caffe.schema.caffe_pb2 import Datum
-from cos_runtime.errors import UserError
+from cos_runtime.errors import CorruptRecordError
 
 
 def parse(value: bytes | memoryview, origin: str) -> Datum:
@@ -18,15 +18,15 @@ def parse(value: bytes | memoryview, origin: str) -> Datum:
         origin: where the record comes from, for the error.
 
     Raises:
-        UserError: the bytes are no ``Datum``, or one that contradicts itself.
+        CorruptRecordError: the bytes are no ``Datum``, or one that contradicts itself.
     """
     try:
         datum = Datum.FromString(value)  # type: ignore[arg-type] # protobuf takes any buffer
     except DecodeError:
-        raise UserError(f"{origin} is no Caffe Datum: it is damaged, or of another format") from None
+        raise CorruptRecordError(f"{origin} is no Caffe Datum: it is damaged, or of another format") from None
     reason = _contradiction(datum)
     if reason:
-        raise UserError(f"{origin} is no sound Caffe Datum: {reason}")
+        raise CorruptRecordError(f"{origin} is no sound Caffe Datum: {reason}")
     return datum
 
 
@@ -92,7 +92,7 @@ def decode_image(content: bytes, channels: int | None, origin: str) -> np.ndarra
         uint8 array [C, H, W]; the planes of a colour image are blue, green, red.
 
     Raises:
-        UserError: the bytes are no image, or a damaged one.
+        CorruptRecordError: the bytes are no image, or a damaged one.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -103,5 +103,5 @@ def decode_image(content: bytes, channels: int | None, origin: str) -> np.ndarra
                 return np.asarray(image.convert("L"))[None]
             colour = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{origin} cannot be decoded as an image: {error}") from None
+        raise CorruptRecordError(f"{origin} cannot be decoded as an image: {error}") from None
     return np.ascontiguousarray(colour[:, :, ::-1].transpose(2, 0, 1))

@@ -40,6 +40,13 @@ class SourceConf(Protocol):
         """Index in ``netParam.layer`` of the data layer of the TEST net."""
 
 
+class Decoder(Protocol):
+    """Makes blobs of rows, as :meth:`DataSource.decode` does."""
+
+    def decode(self, rows: pa.RecordBatch, generator: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The top blobs of the data layer for these rows."""
+
+
 class DataSource(ABC):
     """Records for one data layer of a net.
 

@@ -14,7 +14,7 @@ from cos_runtime import storage
 from cos_runtime.caffe.datum import decode_image
 from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, TransformationParameter
 from cos_runtime.caffe.transform import Transformer, resize
-from cos_runtime.errors import UserError
+from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources.base import DataSource
 
 Shape = tuple[int, int, int]
@@ -126,14 +126,15 @@ class ImageSource(DataSource):
         """The top blobs of these rows: data, float32 [B, C, h, w], and label, float32 [B].
 
         Raises:
-            UserError: an image is damaged or of another size than the net takes, a label is missing.
+            CorruptRecordError: an image is damaged, a label is missing.
+            UserError: an image is of another size than the net takes.
         """
         tops = {self.layer.top[0]: self._data(rows, generator)}
         if len(self.layer.top) > 1:
             labels = rows.column("label")
             if labels.null_count:
                 at = pc.index(labels.is_null(), True).as_py()
-                raise UserError(f"record {rows.column('id')[at]} of {self.source} has no label")
+                raise CorruptRecordError(f"record {rows.column('id')[at]} of {self.source} has no label")
             tops[self.layer.top[1]] = torch.from_numpy(labels.to_numpy(zero_copy_only=False).astype(np.float32))
         return tops
 
@@ -154,14 +155,14 @@ class ImageSource(DataSource):
         """The image [C, H, W] of one row, of the size that is asked for if `-resize` is on."""
         content, origin = row["data"], f"record {row['id']} of {self.source}"
         if not content:
-            raise UserError(f"{origin} has no data")
+            raise CorruptRecordError(f"{origin} has no data that can be read")
         if row["encoded"]:
             image = decode_image(content, self._decoded_channels, origin)
         else:
             shape = tuple(row[size] or 0 for size in ("channels", "height", "width"))
             kind = _pixel_type(len(content), int(np.prod(shape)))
             if kind is None:
-                raise UserError(f"{origin} holds {len(content)} bytes, which is no image of {_text(shape)}")
+                raise CorruptRecordError(f"{origin} holds {len(content)} bytes, which is no image of {_text(shape)}")
             image = np.frombuffer(content, dtype=kind).reshape(shape)
         return resize(image[None], *self._record_shape[1:])[0] if self.resize else image
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cos_runtime.caffe import datum
 from cos_runtime.caffe.schema.caffe_pb2 import Datum
-from cos_runtime.errors import UserError
+from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources.image_schema import IMAGE_SCHEMA
 
 BATCH_ROWS = 1_000
@@ -149,20 +149,31 @@ def strides(path: str, parts: int) -> list[Part]:
 def read(path: str, part: Part) -> Iterator[pa.RecordBatch]:
     """The records of a part as rows of the image schema, a thousand or 16 MB at a time.
 
+    A record that is no sound Datum is a row without data: whoever decodes it decides whether to do without it.
+
     Raises:
-        UserError: a record is no sound Datum, or the file is damaged.
+        UserError: the file is damaged.
     """
     rows: list[tuple[object, ...]] = []
     n_bytes = 0
-    for name, record in datums(path, part):
-        content = datum.stored_bytes(record)
-        rows.append((name, record.label, record.channels, record.height, record.width, record.encoded, content))
-        n_bytes += len(content)
+    for name, value in _values(path, part):
+        row = _row(value, _origin(path, name))
+        rows.append((name, *row))
+        n_bytes += len(row[-1] or b"")
         if len(rows) >= BATCH_ROWS or n_bytes >= BATCH_BYTES:
             yield _batch(rows)
             rows, n_bytes = [], 0
     if rows:
         yield _batch(rows)
+
+
+def _row(value: bytes | memoryview, origin: str) -> tuple[int | None, int, int, int, bool, bytes | None]:
+    try:
+        record = datum.parse(value, origin)
+    except CorruptRecordError:
+        return None, 0, 0, 0, False, None
+    content = datum.stored_bytes(record)
+    return record.label, record.channels, record.height, record.width, record.encoded, content
 
 
 def _batch(rows: list[tuple[object, ...]]) -> pa.RecordBatch:
@@ -175,8 +186,18 @@ def datums(path: str, part: Part) -> Iterator[tuple[str, Datum]]:
     """Id and Datum of each record of a part.
 
     Raises:
-        UserError: as :func:`read`.
+        UserError: a record is no sound Datum, or the file is damaged.
     """
+    for name, value in _values(path, part):
+        yield name, datum.parse(value, _origin(path, name))
+
+
+def _origin(path: str, name: str) -> str:
+    return f"record {name} of LMDB {path}"
+
+
+def _values(path: str, part: Part) -> Iterator[tuple[str, bytes | memoryview]]:
+    """Id and content of each record of a part; the content is a view, good until the next one is asked for."""
     if not part.records:
         return
     with _reading(path) as cursor:
@@ -188,7 +209,7 @@ def datums(path: str, part: Part) -> Iterator[tuple[str, Datum]]:
             if not is_found:
                 raise UserError(f"LMDB {path} is damaged: it has fewer records than it counts")
             name = bytes(cursor.key()).decode(errors="backslashreplace")
-            yield name, datum.parse(cursor.value(), f"record {name} of LMDB {path}")
+            yield name, cursor.value()
 
 
 @contextmanager

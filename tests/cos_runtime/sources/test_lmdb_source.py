@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
 from cos_runtime.caffe.schema.caffe_pb2 import Datum
-from cos_runtime.errors import UserError
+from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources import lmdb_file
 from cos_runtime.sources.base import DataSource
 from cos_runtime.sources.deal import SUBSET, TRAINING, VALIDATION
@@ -321,8 +321,10 @@ def test_a_damaged_record_in_the_middle_is_named(spark: SparkSession, small_lmdb
         transaction.put(b"00000013", b"rubbish")
     records = source(path)
     records.check()
-    with pytest.raises(Exception, match=f"record 00000013 of LMDB {path} is no Caffe Datum"):
-        records.dataframe(spark).collect()
+    rows = records.dataframe(spark).toArrow().combine_chunks().to_batches()[0]
+    assert [row["id"] for row in rows.to_pylist() if row["data"] is None] == ["00000013"]
+    with pytest.raises(CorruptRecordError, match=f"record 00000013 of {path} has no data that can be read"):
+        records.decode(rows, np.random.default_rng(0))
 
 
 def test_a_file_that_cannot_be_read_is_refused(small_lmdb: SmallLMDB, monkeypatch: pytest.MonkeyPatch) -> None:

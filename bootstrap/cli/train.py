@@ -226,9 +226,8 @@ def _plan_rows(spec: "JobSpec", there: Site, uploads: "Uploads") -> list[tuple[s
 
     target = spec.target
     if isinstance(target, LocalTarget):
-        spark = (
-            f"a cluster for this job (workers: {target.workers}, cores each: {target.cores}, memory each: {target.memory})"
-        )
+        size = f"workers: {target.workers}, cores each: {target.cores}, memory each: {target.memory}"
+        spark = f"a cluster for this job ({size})"
     else:
         spark = target.master
     rows = [

@@ -21,6 +21,7 @@ from cos_runtime.engine.report.events import (
     JobFinished,
     JobStarted,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -56,6 +57,8 @@ class Bar:
             case TestPass():
                 net = f"test net #{event.net_index}" if event.net_index else "test"
                 self._say(event.iteration, net, wording.outputs_line(event.outputs))
+            case RecordsSkipped():
+                self._console.print(Text(wording.skipped(event), style="yellow"), soft_wrap=True)
             case SnapshotSaved():
                 self._say(event.iteration, "snapshot", event.path)
             case JobFinished():

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
+from cos_runtime.engine.report import wording
 from cos_runtime.engine.report.events import (
     Event,
     JobFailed,
     JobFinished,
     JobStarted,
     Outputs,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -46,6 +48,8 @@ class CaffeLog:
             case TestPass():
                 self._info(f"Iteration {event.iteration}, Testing net (#{event.net_index})")
                 self._outputs("Test", event.outputs, event.loss_weights)
+            case RecordsSkipped():
+                self._lines.write(glog_line(wording.skipped(event), severity="W"))
             case SnapshotSaved():
                 self._snapshot(event)
             case JobFinished() if self._job and self._job.kind == "train":

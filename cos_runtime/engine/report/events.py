@@ -95,6 +95,23 @@ class TestPass:
 
 
 @dataclass(frozen=True)
+class RecordsSkipped:
+    """A rank has met damaged records and does without them.
+
+    Attributes:
+        rank: which one.
+        records: how many so far; one that is met again in a later epoch counts again.
+        seen: of how many.
+        example: the sentence about the last of them.
+    """
+
+    rank: int
+    records: int
+    seen: int
+    example: str
+
+
+@dataclass(frozen=True)
 class SnapshotSaved:
     """A snapshot is complete.
 
@@ -135,4 +152,4 @@ class JobFailed:
     sentence: str
 
 
-Event = JobStarted | Progress | TrainStep | TestPass | SnapshotSaved | JobFinished | JobFailed
+Event = JobStarted | Progress | TrainStep | TestPass | RecordsSkipped | SnapshotSaved | JobFinished | JobFailed

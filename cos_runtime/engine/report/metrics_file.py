@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from cos_runtime.engine.report.events import (
     JobStarted,
     Outputs,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -30,6 +32,7 @@ class MetricsFile:
     train     ``iteration``, ``loss``, ``lr`` (null in the pass after the last update),
               ``images_per_second``, ``seconds``, ``outputs``
     test      ``iteration``, ``net``, ``outputs``
+    skipped   ``rank``, ``records``, ``seen``, ``example``: damaged records that a rank has left out so far
     snapshot  ``iteration``, ``path``, ``state``
     finished  ``iteration``, ``seconds``, ``images``
     failed    ``error``
@@ -68,41 +71,43 @@ class MetricsFile:
 def _record(event: Event) -> dict[str, Any]:
     match event:
         case JobStarted():
-            return _started(event)
+            kind, facts = "started", _started(event)
         case TrainStep():
-            return {
-                "event": "train",
-                "iteration": event.iteration,
-                "loss": event.loss,
-                "lr": event.rate,
-                "images_per_second": event.images_per_second,
-                "seconds": event.seconds,
-                "outputs": _outputs(event.outputs),
-            }
+            kind, facts = "train", _step(event)
         case TestPass():
-            outputs = _outputs(event.outputs)
-            return {"event": "test", "iteration": event.iteration, "net": event.net_index, "outputs": outputs}
+            kind, facts = "test", {"net": event.net_index, "outputs": _outputs(event.outputs)}
+        case RecordsSkipped():
+            kind, facts = "skipped", asdict(event)
         case SnapshotSaved():
-            where = {"path": event.path, "state": event.state_path}
-            return {"event": "snapshot", "iteration": event.iteration, **where}
+            kind, facts = "snapshot", {"path": event.path, "state": event.state_path}
         case JobFinished():
-            effort = {"seconds": event.seconds, "images": event.images}
-            return {"event": "finished", "iteration": event.iteration, **effort}
+            kind, facts = "finished", {"seconds": event.seconds, "images": event.images}
         case JobFailed():
-            return {"event": "failed", "error": event.sentence}
-    raise TypeError(f"{type(event).__name__} is no event of a job")
+            kind, facts = "failed", {"error": event.sentence}
+        case _:
+            raise TypeError(f"{type(event).__name__} is no event of a job")
+    place = {"iteration": event.iteration} if hasattr(event, "iteration") else {}
+    return {"event": kind, **place, **facts}
+
+
+def _step(event: TrainStep) -> dict[str, Any]:
+    return {
+        "loss": event.loss,
+        "lr": event.rate,
+        "images_per_second": event.images_per_second,
+        "seconds": event.seconds,
+        "outputs": _outputs(event.outputs),
+    }
 
 
 def _started(job: JobStarted) -> dict[str, Any]:
     return {
-        "event": "started",
         "kind": job.kind,
         "net": job.net,
         "ranks": job.ranks,
         "backend": job.backend,
         "device": job.device,
         "batch_size": job.batch_size,
-        "iteration": job.iteration,
         "max_iter": job.max_iter,
         "model": job.model_path,
     }

@@ -6,6 +6,7 @@ from cos_runtime.engine.report.events import (
     JobFinished,
     JobStarted,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -21,6 +22,7 @@ class JobRecord:
         iteration: how far it has come.
         step: the last displayed step.
         tests: the last pass of each test net.
+        skipped: the damaged records of each rank.
         snapshot: the last snapshot.
         finished: how it ended.
     """
@@ -31,6 +33,7 @@ class JobRecord:
         self.iteration = 0
         self.step: TrainStep | None = None
         self.tests: dict[int, TestPass] = {}
+        self.skipped: dict[int, RecordsSkipped] = {}
         self.snapshot: SnapshotSaved | None = None
         self.finished: JobFinished | None = None
         self._failed = False
@@ -46,6 +49,8 @@ class JobRecord:
                 self.iteration, self.step = event.iteration, event
             case TestPass():
                 self.tests[event.net_index] = event
+            case RecordsSkipped():
+                self.skipped[event.rank] = event
             case SnapshotSaved():
                 self.iteration = event.iteration
                 # The final model has a line of its own.

@@ -121,6 +121,9 @@ def _run_rows(record: JobRecord) -> list[tuple[str, str]]:
     if record.finished is not None and record.finished.seconds > 0:
         speed = wording.speed(record.finished.images / record.finished.seconds)
         rows.append(("images", f"{record.finished.images:,}, {speed} on average"))
+    if record.skipped:
+        left_out, seen = (sum(getattr(one, name) for one in record.skipped.values()) for name in ("records", "seen"))
+        rows.append(("damaged", f"{left_out:,} records left out by ranks that met {seen:,}"))
     if record.step is not None:
         rows.append(("last loss", f"{record.step.loss:.4g}"))
     return rows

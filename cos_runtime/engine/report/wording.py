@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from cos_runtime.engine.report.events import JobStarted, Outputs
+from cos_runtime.engine.report.events import JobStarted, Outputs, RecordsSkipped
 
 _ACCURACY = re.compile(r"(?<![a-z])acc(uracy)?(?![a-z])", re.IGNORECASE)
 # A blob with more values than this is not for reading in a line.
@@ -28,6 +28,11 @@ def machinery(job: JobStarted) -> str:
     if job.ranks == 1:
         return f"1 rank on {job.device}, {job.batch_size:,} images a step"
     return f"{job.ranks} ranks on {job.device} ({job.backend}), {job.batch_size:,} images each a step"
+
+
+def skipped(event: RecordsSkipped) -> str:
+    """What damaged records a rank has left out: ``Rank 1 left out 3 of 12,000 records: record 7 of …``."""
+    return f"Rank {event.rank} left out {event.records:,} of {event.seen:,} records: {event.example}"
 
 
 def outputs_line(outputs: Outputs) -> str:

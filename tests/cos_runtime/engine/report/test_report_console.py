@@ -18,6 +18,7 @@ from cos_runtime.engine.report.events import (
     JobFinished,
     JobStarted,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -83,6 +84,13 @@ def test_the_bar_gives_way_to_the_summary_and_the_cursor_comes_back() -> None:
     end = text[text.rfind("\x1b[?25h") :]
     assert "LeNet: trained in 3 min 12 s" in end
     assert "━" not in end
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_damaged_records_are_told(terminal: bool) -> None:
+    skipped = RecordsSkipped(1, 3, 12_000, "record 7 of [x] has no label")
+    text = CODES.sub("", shown(JOB, skipped, terminal=terminal))
+    assert "Rank 1 left out 3 of 12,000 records: record 7 of [x] has no label" in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])

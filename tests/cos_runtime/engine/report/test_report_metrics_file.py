@@ -16,6 +16,7 @@ from cos_runtime.engine.report.events import (
     JobFinished,
     JobStarted,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -51,6 +52,7 @@ def test_one_object_an_event(path: str) -> None:
         SnapshotSaved(200, "/m/a.caffemodel", "/m/a.solverstate"),
         JobFinished(1000, 60.5, 128000),
         JobFailed("rank 1 died"),
+        RecordsSkipped(1, 2, 640, "record 7 of x has no label"),
     ]
     for event in events:
         metrics.emit(event)
@@ -85,6 +87,7 @@ def test_one_object_an_event(path: str) -> None:
         {"event": "snapshot", "iteration": 200, "path": "/m/a.caffemodel", "state": "/m/a.solverstate"},
         {"event": "finished", "iteration": 1000, "seconds": 60.5, "images": 128000},
         {"event": "failed", "error": "rank 1 died"},
+        {"event": "skipped", "rank": 1, "records": 2, "seen": 640, "example": "record 7 of x has no label"},
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 import rich.console
 
 from cos_runtime.engine.report import wording
-from cos_runtime.engine.report.events import JobFinished, JobStarted, SnapshotSaved, TestPass, TrainStep
+from cos_runtime.engine.report.events import JobFinished, JobStarted, RecordsSkipped, SnapshotSaved, TestPass, TrainStep
 from cos_runtime.engine.report.files import ReportFiles
 from cos_runtime.engine.report.record import JobRecord
 from cos_runtime.engine.report.summary import Section, Summary, job_summary
@@ -69,6 +69,13 @@ def test_an_early_end_and_several_test_nets_show() -> None:
     text = str(job_summary(record))
     assert "iterations  600 of 1,000 (from 500)" in text
     assert "accuracy (net #1)  50 %" in text
+
+
+def test_damaged_records_of_all_ranks_are_summed() -> None:
+    record = trained()
+    for rank, records in ((0, 1), (1, 2), (1, 3)):
+        record.emit(RecordsSkipped(rank, records, 600, "record 7 of x has no label"))
+    assert "damaged     4 records left out by ranks that met 1,200" in str(job_summary(record))
 
 
 def printed(summary: Summary, terminal: bool) -> str:

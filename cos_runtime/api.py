@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import secrets
+from collections.abc import Callable, Iterator
 
 from pyspark import SparkContext, StorageLevel
 from pyspark.ml.functions import array_to_vector
@@ -13,21 +14,16 @@ from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 from cos_runtime import preflight, storage
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.config import Config
-from cos_runtime.engine import driver, inference, slots
-from cos_runtime.engine.job import TrainJob
-from cos_runtime.engine.line import Switchboard
-from cos_runtime.engine.report.events import JobFailed, TestPass
-from cos_runtime.engine.report.reporters import Reporters, open_reporters
+from cos_runtime.engine import inference, recovery, slots
+from cos_runtime.engine.failures import JobCancelled, RankError
+from cos_runtime.engine.job import TrainingPlan, TrainJob
+from cos_runtime.engine.report.events import TestPass
+from cos_runtime.engine.report.reporters import open_reporters
 from cos_runtime.engine.tell import Teller
 from cos_runtime.errors import UserError
 from cos_runtime.sources.base import DataSource
 
 __all__ = ["CaffeOnSpark", "Config", "DataSource"]
-
-logger = logging.getLogger(__name__)
-
-# Longest wait of a rank for the others, at the start and in any exchange, in seconds.
-_TIMEOUT = 300.0
 
 
 class CaffeOnSpark:
@@ -104,41 +100,46 @@ class CaffeOnSpark:
         conf = _conf_of(source)
         is_local = str(self.spark.sparkContext.master).startswith("local[")
         plan = preflight.check_training(conf, source, validation, is_local=is_local)
-        slots.wait_for(self.spark, conf.ranks, f"-clusterSize {conf.clusterSize} x -devices {conf.devices}")
-        rows = self._rows(conf, source, validation)
-        spark_conf = self.spark.sparkContext.getConf()
-        host = spark_conf.get("spark.driver.host", "localhost")
+        policy = recovery.Policy(
+            conf.max_restarts, conf.restart_wait, f"-clusterSize {conf.clusterSize} x -devices {conf.devices}"
+        )
+        slots.wait_for(self.spark, conf.ranks, policy.asked)
         written = conf.modelPath or conf.snapshot_prefix
-        try:
-            with (
-                Switchboard(host, spark_conf.get("spark.driver.bindAddress", host)) as board,
-                open_reporters(storage.parent(written) if written else None) as reporters,
-            ):
-                stage = driver.Stage(_job(conf, source, validation, board), plan.start, board)
-                return self._run(stage, rows, Teller(stage.job, plan, reporters), reporters)
-        finally:
+        job = _job(conf, source, validation, plan)
+        with open_reporters(storage.parent(written) if written else None) as reporters, self._dealing(conf) as rows:
+            teller = Teller(job, plan, reporters)
+            try:
+                recovery.run(self.spark, job, plan, lambda: rows(source, validation), teller, policy=policy)
+            except JobCancelled:
+                teller.cancelled()
+                raise
+            except RankError as error:
+                teller.failed(str(error))
+                error.is_told = True
+                raise
+            teller.finish()
+            return teller.passes
+
+    @contextlib.contextmanager
+    def _dealing(self, conf: Config) -> Iterator[Callable[[DataSource, DataSource | None], DataFrame]]:
+        """A function that deals the records to the ranks; what it keeps on Spark's disks goes at the end."""
+        kept: list[DataFrame] = []
+
+        def deal(source: DataSource, validation: DataSource | None) -> DataFrame:
+            rows = (
+                source.dealt(self.spark, conf.ranks)
+                if validation is None
+                else source.dealt_after(validation, self.spark, conf.ranks)
+            )
             if conf.isRddPersistent:
-                rows.unpersist()
+                kept.append(rows.persist(StorageLevel.DISK_ONLY))
+            return rows
 
-    def _rows(self, conf: Config, source: DataSource, validation: DataSource | None) -> DataFrame:
-        if validation is None:
-            rows = source.dealt(self.spark, conf.ranks)
-        else:
-            rows = source.dealt_after(validation, self.spark, conf.ranks)
-        return rows.persist(StorageLevel.DISK_ONLY) if conf.isRddPersistent else rows
-
-    def _run(self, stage: driver.Stage, rows: DataFrame, teller: Teller, reporters: Reporters) -> list[TestPass]:
         try:
-            stage.run(self.spark, rows, teller)
-        except driver.JobCancelled:
-            teller.cancelled()
-            raise
-        except driver.RankError as error:
-            reporters.emit(JobFailed(str(error)))
-            error.is_told = True
-            raise
-        teller.finish()
-        return teller.passes
+            yield deal
+        finally:
+            for rows in kept:
+                rows.unpersist()
 
     def _predictor(self, conf: Config, source: DataSource, content: bytes) -> inference.Predictor:
         solver = conf.solverParameter
@@ -162,9 +163,11 @@ def _conf_of(source: DataSource) -> Config:
     return source.conf
 
 
-def _job(conf: Config, source: DataSource, validation: DataSource | None, board: Switchboard) -> TrainJob:
+def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: TrainingPlan) -> TrainJob:
     solver = SolverParameter()
     solver.CopyFrom(conf.solverParameter)
+    # A run that goes on from another draws the numbers that the other would have drawn.
+    seed = secrets.randbits(31) if plan.seed is None else plan.seed
     return TrainJob(
         solver=solver,
         net=conf.netParam,
@@ -174,8 +177,8 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, board:
         test_shapes=validation.top_shapes() if validation else {},
         ranks=conf.ranks,
         connection=conf.connection,
-        seed=solver.random_seed if solver.random_seed >= 0 else secrets.randbits(31),
+        seed=solver.random_seed if solver.random_seed >= 0 else seed,
         prefix=conf.snapshot_prefix,
-        timeout=_TIMEOUT,
-        address=board.address,
+        checkpoints=conf.checkpoints,
+        timeout=conf.timeout,
     )

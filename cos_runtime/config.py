@@ -16,8 +16,14 @@ from cos_runtime.caffe.layers import LAYERS
 from cos_runtime.caffe.layers.data import Input
 from cos_runtime.caffe.phase import filter_net, is_included
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, NetStateRule, Phase, SolverParameter
+from cos_runtime.engine.job import Checkpoints
 from cos_runtime.engine.network import CONNECTIONS
 from cos_runtime.errors import UserError
+
+# The least value of each flag that is a number.
+_LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoints", "timeout"), 1) | dict.fromkeys(
+    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait"), 0
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +55,12 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-persistent", action="store_true", help="keep the training data on Spark's disks")
     add("-snapshot", metavar="FILE", help=".solverstate to resume from; needs -weights")
     add("-weights", metavar="FILE", help=".caffemodel to begin with: fine-tuning alone, resuming with -snapshot")
+    add("-checkpoint_seconds", type=float, default=60.0, metavar="S", help="between automatic checkpoints (default 60)")
+    add("-checkpoint_iterations", type=int, default=0, metavar="N", help="between automatic checkpoints (default none)")
+    add("-checkpoints", type=int, default=2, metavar="N", help="automatic checkpoints that are kept (default 2)")
+    add("-max_restarts", type=int, default=3, metavar="N", help="of training whose executors or ranks die (default 3)")
+    add("-restart_wait", type=float, default=300.0, metavar="S", help="longest wait for task slots (default 300)")
+    add("-timeout", type=float, default=300.0, metavar="S", help="longest silence of a rank (default 300)")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
     add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
     return parser
@@ -70,10 +82,10 @@ def parse_flags(args: Sequence[str]) -> argparse.Namespace:
     flags, rest = parser.parse_known_args(args)
     if rest:
         raise UserError(f'unexpected argument "{rest[0]}": every value follows its flag (-help lists the flags)')
-    for name in ("devices", "clusterSize", "lmdb_partitions"):
+    for name, least in _LEAST.items():
         value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise UserError(f"-{name} is {value}: it must be 1 or more")
+        if value is not None and value < least:
+            raise UserError(f"-{name} is {value:g}: it must be {least} or more")
     if flags.connection not in CONNECTIONS:
         raise UserError(f'-connection is "{flags.connection}": use one of {", ".join(CONNECTIONS)}')
     if flags.snapshot and not flags.weights:
@@ -114,6 +126,12 @@ class Config:
         self.isRddPersistent: bool = flags.persistent
         self.snapshotStateFile: str = self._resolve(flags.snapshot)
         self.snapshotModelFile: str = self._resolve(flags.weights or next(iter(self.solverParameter.weights), ""))
+        self.checkpoint_seconds: float = flags.checkpoint_seconds
+        self.checkpoint_iterations: int = flags.checkpoint_iterations
+        self.checkpoints_kept: int = flags.checkpoints
+        self.max_restarts: int = flags.max_restarts
+        self.restart_wait: float = flags.restart_wait
+        self.timeout: float = flags.timeout
         self.resize: bool = flags.resize
         self.lmdb_partitions: int | None = flags.lmdb_partitions
 
@@ -134,6 +152,14 @@ class Config:
         if not prefix:
             return ""
         return storage.resolve(prefix, storage.parent(self.modelPath) if self.modelPath else self.solver_folder)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The snapshots that the job makes on its own, named after the solver's, or after the model."""
+        base = self.snapshot_prefix or _without_suffix(self.modelPath)
+        seconds, iterations = self.checkpoint_seconds, self.checkpoint_iterations
+        prefix = f"{base}_checkpoint" if base and (seconds or iterations) else ""
+        return Checkpoints(prefix, seconds if prefix else 0.0, iterations, self.checkpoints_kept)
 
     @property
     def train_state(self) -> NetState:
@@ -199,6 +225,10 @@ class Config:
 
     def _read(self, path: str) -> NetParameter:
         return prototxt.read_net(self._resolve(path))
+
+
+def _without_suffix(path: str) -> str:
+    return path.removesuffix(".h5").removesuffix(".caffemodel")
 
 
 def _as_list(flags: Mapping[str, object]) -> list[str]:

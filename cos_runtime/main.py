@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from cos_runtime import preflight, storage
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.config import parse_flags
-from cos_runtime.engine.driver import JobCancelled, RankError
+from cos_runtime.engine.failures import JobCancelled, RankError
 from cos_runtime.errors import UserError
 
 _USER_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130

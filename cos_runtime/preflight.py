@@ -44,8 +44,11 @@ def check_training(
         missing = net.copy_weights(weights.parse(start.model, start.model_path), start.model_path)
         if start.state:
             _refuse_missing(missing, start.model_path)
+    seed = None
     if start.state:
-        solver.restore(solverstate.parse(start.state, start.state_path))
+        resumed = solverstate.parse(start.state, start.state_path)
+        solver.restore(resumed)
+        seed = resumed.seed
     if solver.iteration >= solver_param.max_iter:
         raise UserError(
             f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {solver_param.max_iter}: "
@@ -53,9 +56,10 @@ def check_training(
         )
     if validation is not None:
         test_net(conf, validation).share_weights(net)
-    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath)
-    snapshots.refuse_existing(solver.iteration)
-    return TrainingPlan(start, solver.iteration, snapshots, net.losses)
+    own = conf.checkpoints
+    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, own.prefix, own.kept)
+    snapshots.refuse_existing(solver.iteration, start.state_path)
+    return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses)
 
 
 def test_net(conf: Config, source: DataSource) -> Net:

@@ -82,6 +82,23 @@ def write_bytes(path: str, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def remove(path: str) -> None:
+    """Remove a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    filesystem, name = _filesystem(path)
+    filesystem.rm_file(name)
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths or URLs of the files whose names fit, ``*`` standing for anything, sorted."""
+    filesystem, name = _filesystem(pattern)
+    found = sorted(filesystem.glob(name))
+    return [str(filesystem.unstrip_protocol(each)) for each in found] if is_remote(pattern) else list(map(str, found))
+
+
 def _filesystem(path: str) -> tuple[Any, str]:
     try:
         filesystem, name = fsspec.core.url_to_fs(path if is_remote(path) else os.path.abspath(local_path(path)))

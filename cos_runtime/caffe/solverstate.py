@@ -102,7 +102,7 @@ def _state_of(message: weights_pb2.State) -> SolverState:
     if not message.HasField("current_step") and not any(blob.HasField("num") for blob in message.history):
         raise ValueError("it ends before current_step")
     history = [from_message(blob) for blob in message.history]
-    own = {name: getattr(message, name) for name in _OWN_NUMBERS if message.HasField(name)}  # type: ignore[arg-type]
+    own = {name: getattr(message, name) for name in _OWN_NUMBERS if message.HasField(name)}
     rank_blobs = [from_message(blob) for blob in message.rank_blobs]
     return SolverState(message.iter, message.current_step, history, message.learned_net, rank_blobs=rank_blobs, **own)
 
@@ -128,7 +128,7 @@ def _from_hdf5(content: bytes) -> SolverState:
         history = [read_dataset(group[str(index)]) for index in range(len(group))]
         learned_net = bytes(file["learned_net"][()]).decode() if "learned_net" in file else ""
         own = {name: _number(file[name]) for name in _OWN_NUMBERS if name in file}
-        ranks = file["rank_blobs"] if "rank_blobs" in file else {}
+        ranks = file.get("rank_blobs", {})
         rank_blobs = [read_dataset(ranks[str(index)]) for index in range(len(ranks))]
         numbers = _number(file["iter"]), _number(file["current_step"])
         return SolverState(*numbers, history, learned_net, rank_blobs=rank_blobs, **own)

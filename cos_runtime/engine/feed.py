@@ -26,9 +26,13 @@ class Feed:
     Args:
         rows: batches of records; the end of the iterator is the end of the feed.
         source: decodes the records.
-        seed: of the generator for crops and mirrors.
+        seed: of the crops and mirrors; each batch has a generator of its own, made of this and the batch's number.
+        first: number of the first batch: how many were fed by an earlier run that this one goes on from.
         depth: batches kept ready.
         timeout: longest wait for a batch, in seconds.
+
+    Attributes:
+        taken: batches handed out so far.
     """
 
     def __init__(
@@ -37,13 +41,16 @@ class Feed:
         source: DataSource,
         seed: Sequence[int],
         *,
+        first: int = 0,
         depth: int = 4,
         timeout: float = 300.0,
     ) -> None:
         self._rows = rows
         self._source = source
-        self._generator = np.random.default_rng(seed)
+        self._seed = seed
+        self._first = first
         self._timeout = timeout
+        self.taken = 0
         self._ready: queue.Queue[Blobs | BaseException | None] = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="cos-feed", daemon=True)
@@ -78,14 +85,15 @@ class Feed:
             raise StopIteration
         if isinstance(item, BaseException):
             raise item
+        self.taken += 1
         return item
 
     def _fill(self) -> None:
         try:
-            for rows in self._rows:
+            for number, rows in enumerate(self._rows, self._first):
                 if self._stop.is_set():
                     return
-                self._put(self._source.decode(rows, self._generator))
+                self._put(self._source.decode(rows, np.random.default_rng([*self._seed, number])))
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where the batch is asked for
             self._put(error)

@@ -6,9 +6,30 @@ from dataclasses import dataclass
 
 from cos_runtime.caffe.layers import Shape
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
-from cos_runtime.engine.line import LineAddress
-from cos_runtime.engine.snapshots import Snapshots
+from cos_runtime.engine.line import NOWHERE, LineAddress
+from cos_runtime.engine.snapshots import CHECKPOINT, Snapshots, model_path
 from cos_runtime.sources.base import DataSource
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Snapshots that the job makes on its own, to go on from after a failure.
+
+    Attributes:
+        prefix: path or URL before ``_iter_N`` in their names; empty for none.
+        seconds: between two of them, 0 for none by time.
+        iterations: between two of them, 0 for none by iterations.
+        kept: the newest ones that stay.
+    """
+
+    prefix: str = ""
+    seconds: float = 0.0
+    iterations: int = 0
+    kept: int = 2
+
+    def is_due_at(self, iteration: int) -> bool:
+        """Whether one is due by iterations."""
+        return bool(self.prefix and self.iterations) and iteration % self.iterations == 0
 
 
 @dataclass(frozen=True)
@@ -24,8 +45,9 @@ class TrainJob:
         connection: one of ``cos_runtime.engine.network.CONNECTIONS``.
         seed: of fillers, dropout, crops and mirrors; a rank's own follow from it.
         prefix: path or URL before ``_iter_N`` in the names of snapshots; empty for none.
+        checkpoints: the snapshots it makes on its own.
         timeout: longest wait for the other ranks, in seconds.
-        address: the driver's end of the line.
+        address: the driver's end of the line, another one for each start.
     """
 
     solver: SolverParameter
@@ -38,13 +60,35 @@ class TrainJob:
     connection: str
     seed: int
     prefix: str
+    checkpoints: Checkpoints
     timeout: float
-    address: LineAddress
+    address: LineAddress = NOWHERE
 
     @property
     def snapshot_interval(self) -> int:
         """Iterations between snapshots, 0 for none."""
         return self.solver.snapshot if self.prefix else 0
+
+    @property
+    def passes_a_step(self) -> int:
+        """Batches of a rank in one step (``iter_size``)."""
+        return max(1, self.solver.iter_size)
+
+    @property
+    def records_a_step(self) -> int:
+        """Records of all ranks together in one step."""
+        return self.ranks * self.source.batch_size * self.passes_a_step
+
+    def learned_net(self, iteration: int, purpose: str) -> str:
+        """Where the weights of a snapshot lie, for its state to name them; empty where no state is kept."""
+        prefix = self.checkpoints.prefix if purpose == CHECKPOINT else self.prefix
+        return model_path(prefix, iteration, self.solver.snapshot_format) if prefix else ""
+
+    def passes_before(self, iteration: int) -> int:
+        """The validation passes that come before those at ``iteration``."""
+        interval = self.solver.test_interval
+        count = -(-iteration // interval) if interval else 0
+        return count - 1 if count and not self.solver.test_initialization else count
 
     @property
     def test_iter(self) -> int:
@@ -76,11 +120,13 @@ class TrainingPlan:
     Attributes:
         start: the files it begins with.
         iteration: where it begins.
+        seed: of the run that it goes on from; None where that is not known.
         snapshots: the files it will write.
         loss_weights: of the TRAIN net's losses, by top blob.
     """
 
     start: Start
     iteration: int
+    seed: int | None
     snapshots: Snapshots
     loss_weights: dict[str, float]

@@ -44,6 +44,9 @@ class LineAddress:
     key: bytes = field(repr=False)
 
 
+NOWHERE = LineAddress("", 0, b"")
+
+
 class Line:
     """One end of an open line."""
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from cos_runtime.engine.companion import Companion
+from cos_runtime.engine.failures import LeaveError, PeerDivergedError
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.line import Line
+
+if TYPE_CHECKING:
+    from cos_runtime.engine.wishes import Wishes
 
 RESULT_SCHEMA = "rank int, iterations long"
 
@@ -31,6 +39,7 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
     """
     # Imported here, in the task: torch takes seconds, and whoever pickles this function needs none of it.
     from cos_runtime.engine.train import Trainer  # noqa: PLC0415
+    from cos_runtime.engine.wishes import Wish, Wishes  # noqa: PLC0415
     from cos_runtime.engine.world import join  # noqa: PLC0415
 
     _log_to_stderr(rank)
@@ -38,7 +47,13 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
         try:
             with join(rank, job.ranks, job.connection, line, job.timeout) as (world, go):
                 logging.info("rank %d of %d on %s, %s", rank, world.size, world.device, world.backend or "alone")
-                iterations = Trainer(job, world, line, go, batches).run()
+                wishes = Wishes(world.device)
+                # The driver has one word for a rank at work: "checkpoint".
+                with Companion(line, lambda _: wishes.ask(Wish.CHECKPOINT)) as companion:
+                    trainer = Trainer(job, world, line, go, companion.counted(batches), wishes=wishes)
+                    companion.follow(trainer.batches_taken)
+                    with _leaving_on_sigterm(wishes):
+                        iterations = trainer.run()
         except BaseException as error:
             line.send(
                 "failed",
@@ -46,6 +61,7 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
                 type=type(error).__name__,
                 trace=traceback.format_exc(),
                 is_consequence=_comes_from_another(error),
+                is_lost=isinstance(error, LeaveError),
             )
             raise
         line.send("done", iterations=iterations)
@@ -53,6 +69,16 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
     yield pa.RecordBatch.from_pydict(
         {"rank": pa.array([rank], pa.int32()), "iterations": pa.array([iterations], pa.int64())}
     )
+
+
+@contextlib.contextmanager
+def _leaving_on_sigterm(wishes: Wishes) -> Iterator[None]:
+    """Answer SIGTERM by a checkpoint and an end after the step that is being made."""
+    before = signal.signal(signal.SIGTERM, lambda *_: wishes.leave())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_to_end(batches: Iterator[pa.RecordBatch]) -> None:
@@ -77,6 +103,6 @@ def _comes_from_another(error: BaseException) -> bool:
     """Whether the exchange with another rank broke off: then that one has the cause."""
     import torch.distributed as dist  # noqa: PLC0415 - torch is loaded by now
 
-    if isinstance(error, dist.DistError):
+    if isinstance(error, dist.DistError | PeerDivergedError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Gloo", "NCCL"))

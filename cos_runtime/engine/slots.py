@@ -17,18 +17,21 @@ def count(spark: SparkSession) -> int:
     return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
-def wait_for(spark: SparkSession, ranks: int, asked: str) -> None:
+def wait_for(spark: SparkSession, ranks: int, asked: str, limit: float | None = None) -> None:
     """Wait until there is a slot for every rank; executors may still be coming up.
 
     Args:
         asked: how the user asked for that many ranks, for the message.
+        limit: longest wait in seconds, by default ``spark.scheduler.maxRegisteredResourcesWaitingTime`` (30 s).
 
     Raises:
-        UserError: there are fewer when ``spark.scheduler.maxRegisteredResourcesWaitingTime`` (30 s) is over.
+        UserError: there are fewer when that time is over.
     """
     conf = spark.sparkContext.getConf()
-    is_local = str(spark.sparkContext.master).startswith("local")
-    limit = 0.0 if is_local else _seconds(conf.get("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s"))
+    is_local = str(spark.sparkContext.master).startswith("local[")
+    if limit is None:
+        limit = _seconds(conf.get("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s"))
+    limit = 0.0 if is_local else limit
     deadline = time.monotonic() + limit
     while (slots := count(spark)) < ranks:
         if time.monotonic() >= deadline:

@@ -6,11 +6,16 @@ the job was started, whatever the cluster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections import deque
+from dataclasses import dataclass, field
 
 from cos_runtime import storage
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.errors import UserError
+
+# Why a snapshot is made: on the job's own account, because the solver asks for it, or as training has ended.
+CHECKPOINT, SNAPSHOT, FINAL = "checkpoint", "snapshot", "final"
 
 
 def model_path(prefix: str, iteration: int, file_format: int) -> str:
@@ -44,14 +49,23 @@ class Snapshots:
         solver: for ``snapshot``, ``snapshot_format``, ``snapshot_after_train`` and ``max_iter``.
         prefix: path or URL before ``_iter_N``; empty for no snapshots.
         model: path or URL of the final weights; empty for none.
+        checkpoint_prefix: path or URL before ``_iter_N`` of the job's own checkpoints; empty for none.
+        kept: how many checkpoints stay, the newest.
     """
 
     solver: SolverParameter
     prefix: str
     model: str
+    checkpoint_prefix: str = ""
+    kept: int = 2
+    _checkpoints: deque[Saved] = field(default_factory=deque)
 
-    def refuse_existing(self, start: int) -> None:
-        """Raise a UserError if a file that the job would write from iteration ``start`` on is there already."""
+    def refuse_existing(self, start: int, resumed_from: str = "") -> None:
+        """Raise a UserError if a file that the job would write from iteration ``start`` on is there already.
+
+        Args:
+            resumed_from: the solver state that the job goes on from; checkpoints of that run may be written over.
+        """
         if self.model and storage.exists(self.model):
             raise UserError(f"-model {self.model} exists: name another file, or remove it first")
         for iteration in self._iterations(start):
@@ -61,17 +75,46 @@ class Snapshots:
                         f"the snapshot {path} of an earlier run would be written over: resume from it with -snapshot, "
                         "remove it, or change snapshot_prefix"
                     )
+        left = storage.matching(f"{self.checkpoint_prefix}_iter_*.solverstate*") if self.checkpoint_prefix else []
+        if left and not resumed_from.startswith(f"{self.checkpoint_prefix}_iter_"):
+            raise UserError(
+                f"{left[-1]} is a checkpoint of an earlier run that did not end: go on from it with -snapshot and "
+                "-weights, or remove it"
+            )
 
-    def save(self, iteration: int, model: bytes, state: bytes, *, is_final: bool) -> list[Saved]:
-        """Write what the job keeps of this snapshot and return the paths."""
+    def save(self, iteration: int, model: bytes, state: bytes, purpose: str) -> list[Saved]:
+        """Write what the job keeps of this snapshot and return the paths.
+
+        Raises:
+            OSError: a file could not be written; those of earlier snapshots are as they were.
+        """
+        if purpose == CHECKPOINT:
+            return [self._save_checkpoint(iteration, model, state)]
         saved = []
-        if self.prefix and (not is_final or self._has_final_snapshot()):
-            saved.append(Saved(*self._paths(iteration)))
-            storage.write_bytes(saved[-1].model, model)
-            storage.write_bytes(str(saved[-1].state), state)
-        if is_final and self.model:
+        if self.prefix and (purpose == SNAPSHOT or self._has_final_snapshot()):
+            saved.append(_write(self._paths(iteration), model, state))
+        if purpose == FINAL and self.model:
             saved.append(Saved(self.model))
             storage.write_bytes(self.model, model)
+        return saved
+
+    def remove_checkpoints(self, kept: int = 0) -> None:
+        """Remove the checkpoints of this run but the ``kept`` newest."""
+        while len(self._checkpoints) > kept:
+            old = self._checkpoints.popleft()
+            # The state first: without it the weights are no checkpoint.
+            for path in (str(old.state), old.model):
+                with contextlib.suppress(FileNotFoundError):
+                    storage.remove(path)
+
+    def _save_checkpoint(self, iteration: int, model: bytes, state: bytes) -> Saved:
+        file_format = self.solver.snapshot_format
+        paths = (make(self.checkpoint_prefix, iteration, file_format) for make in (model_path, state_path))
+        saved = _write((next(paths), next(paths)), model, state)
+        if saved in self._checkpoints:  # a restarted job comes by here again
+            self._checkpoints.remove(saved)
+        self._checkpoints.append(saved)
+        self.remove_checkpoints(self.kept)
         return saved
 
     def _has_final_snapshot(self) -> bool:
@@ -88,6 +131,18 @@ class Snapshots:
     def _paths(self, iteration: int) -> tuple[str, str]:
         file_format = self.solver.snapshot_format
         return model_path(self.prefix, iteration, file_format), state_path(self.prefix, iteration, file_format)
+
+
+def _write(paths: tuple[str, str], model: bytes, state: bytes) -> Saved:
+    """Write both files or none; the state comes last, so that one with a state is whole."""
+    storage.write_bytes(paths[0], model)
+    try:
+        storage.write_bytes(paths[1], state)
+    except OSError:
+        if not storage.exists(paths[1]):
+            storage.remove(paths[0])
+        raise
+    return Saved(*paths)
 
 
 def _suffix(file_format: int) -> str:

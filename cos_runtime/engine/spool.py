@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import tempfile
@@ -31,6 +32,7 @@ class Spool:
     def __init__(self, batches: Iterator[pa.RecordBatch], folder: str) -> None:
         self._batches = batches
         self._folder = folder
+        self._records = 0
 
     def once(self) -> Iterator[pa.RecordBatch]:
         """The first pass: hands out the batches as they come and keeps them.
@@ -48,6 +50,7 @@ class Spool:
                 writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), batch.schema)
             writer.write_batch(batch)
             yield batch
+            self._records += batch.num_rows
         if writer is None:
             raise UserError("the rank got no record: there are fewer records than ranks")
         writer.close()
@@ -58,18 +61,33 @@ class Spool:
         for _ in self.once():
             pass
 
-    def again_and_again(self) -> Iterator[pa.RecordBatch]:
-        """Later passes without end, from the file, after :meth:`once` has ended."""
+    def again_and_again(self, start: int = 0) -> Iterator[pa.RecordBatch]:
+        """Later passes without end, from the file, after :meth:`once` has ended.
+
+        Args:
+            start: records that the endless sequence is begun after.
+        """
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
-        while True:
-            for index in range(reader.num_record_batches):
-                yield reader.get_batch(index)
+        passes = (reader.get_batch(index) for _ in itertools.count() for index in range(reader.num_record_batches))
+        yield from _after(passes, start % self._records)
 
-    def cycle(self) -> Iterator[pa.RecordBatch]:
-        """The records without end, in the same order each time."""
-        yield from self.once()
-        yield from self.again_and_again()
+    def cycle(self, start: int = 0) -> Iterator[pa.RecordBatch]:
+        """The records without end, in the same order each time.
+
+        Args:
+            start: records that the endless sequence is begun after.
+        """
+        yield from _after(self.once(), start)
+        yield from self.again_and_again(max(0, start - self._records))
+
+
+def _after(batches: Iterator[pa.RecordBatch], records: int) -> Iterator[pa.RecordBatch]:
+    """The batches without their first ``records`` records."""
+    for batch in batches:
+        if records < batch.num_rows:
+            yield batch.slice(records) if records else batch
+        records = max(0, records - batch.num_rows)
 
 
 def rebatch(batches: Iterator[pa.RecordBatch], sizes: Iterator[int]) -> Iterator[pa.RecordBatch]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from cos_runtime.engine.job import TrainingPlan, TrainJob
+from cos_runtime import storage
+from cos_runtime.engine.job import Start, TrainingPlan, TrainJob
 from cos_runtime.engine.line import Message
 from cos_runtime.engine.report.events import (
     JobFailed,
@@ -36,8 +37,9 @@ class Teller:
         self._job, self._snapshots, self._reporters = job, plan.snapshots, reporters
         self._first = self._iteration = plan.iteration
         self._last_saved: Saved | None = None
+        self._at: int | None = None  # of the last snapshot
         self._loss_weights = plan.loss_weights
-        self._begin = time.monotonic()
+        self._begin = 0.0
 
     def __call__(self, message: Message) -> None:
         """Handle one message."""
@@ -54,14 +56,16 @@ class Teller:
             self._reporters.emit(self.passes[-1])
         elif message.kind == "snapshot":
             model, state = message.blobs
-            for saved in self._snapshots.save(facts["iteration"], model, state, is_final=facts["is_final"]):
+            for saved in self._snapshots.save(facts["iteration"], model, state, facts["purpose"]):
+                if saved.state:
+                    self._last_saved, self._at = saved, facts["iteration"]
                 self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
-                self._last_saved = saved if saved.state else self._last_saved
         else:
             raise ValueError(f"a rank sent a message of the unknown kind {message.kind!r}")
 
     def finish(self) -> None:
         """The job has ended well."""
+        self._snapshots.remove_checkpoints()
         last = self._job.solver.max_iter
         images = (
             (last - self._first) * self._job.ranks * self._job.source.batch_size * max(1, self._job.solver.iter_size)
@@ -70,12 +74,36 @@ class Teller:
 
     def cancelled(self) -> None:
         """The job was stopped from outside."""
+        self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {self._way_on()}"))
+
+    def failed(self, cause: str) -> None:
+        """The job has ended badly."""
+        self._reporters.emit(JobFailed(f"{cause}; {self._way_on()}" if self._last_saved else cause))
+
+    def restarting(self, cause: str, attempt: int, most: int) -> None:
+        """The job has broken off and begins anew."""
+        where = f"iteration {self._first if self._at is None else self._at:,}"
+        self._reporters.emit(JobFailed(f"{cause}; new start {attempt} of {most} at most, from {where}"))
+
+    def restart(self) -> Start | None:
+        """What a new start begins with: the last snapshot of this job; None where there is none yet."""
+        saved, self._iteration = self._last_saved, self._first if self._at is None else self._at
+        self.passes = [done for done in self.passes if done.iteration < self._iteration]
+        if saved is None or saved.state is None:
+            return None
+        return Start(
+            storage.read_bytes(saved.model, "snapshot"),
+            saved.model,
+            storage.read_bytes(saved.state, "snapshot"),
+            saved.state,
+        )
+
+    def _way_on(self) -> str:
         saved = self._last_saved
-        way = f"go on with -snapshot {saved.state} -weights {saved.model}" if saved else "it had no snapshot yet"
-        self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {way}"))
+        return f"go on with -snapshot {saved.state} -weights {saved.model}" if saved else "it had no snapshot yet"
 
     def _started(self, device: str) -> None:
-        self._begin = time.monotonic()
+        self._begin = self._begin or time.monotonic()
         alone = self._job.ranks == 1
         self._reporters.emit(
             JobStarted(
@@ -84,7 +112,7 @@ class Teller:
                 backend="" if alone else "nccl" if device == "cuda" else "gloo",
                 device=device,
                 batch_size=self._job.source.batch_size,
-                iteration=self._first,
+                iteration=self._first if self._at is None else self._at,
                 max_iter=self._job.solver.max_iter,
                 display=self._job.solver.display,
                 net=self._job.net.name,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-import time
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -17,30 +19,34 @@ from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN
 from cos_runtime.caffe.solver import SmoothedLoss, Solver
-from cos_runtime.engine import snapshots
+from cos_runtime.engine.failures import LeaveError, PeerDivergedError
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
+from cos_runtime.engine.keeper import Capture, Keeper
 from cos_runtime.engine.line import Line, Message
+from cos_runtime.engine.pace import Pace
+from cos_runtime.engine.snapshots import CHECKPOINT, FINAL, SNAPSHOT
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
 from cos_runtime.engine.validate import Validator
+from cos_runtime.engine.wishes import Wish, Wishes
 from cos_runtime.engine.world import World
+from cos_runtime.errors import UserError
 from cos_runtime.sources.deal import SUBSET
-
-_HEARTBEAT = 0.5
 
 
 class LossModule(nn.Module):
     """A net whose forward gives its loss and its output blobs: what torch's DistributedDataParallel wraps."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, wishes: Wishes) -> None:
         super().__init__()
         self.net = net
+        self.wishes = wishes
         self.wanted = list(dict.fromkeys([*net.outputs, *net.losses]))
 
     def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and the wanted blobs."""
         blobs = self.net(inputs, self.wanted)
-        return self.net.loss(blobs), blobs
+        return self.wishes.carried_by(self.net.loss(blobs)), blobs
 
 
 class Trainer:
@@ -52,26 +58,39 @@ class Trainer:
         line: to the driver.
         go: the driver's answer, with the weights and the state to begin with for rank 0.
         batches: the rank's records as Spark hands them over, those of validation first.
+        wishes: what this rank has to tell the others.
     """
 
-    def __init__(self, job: TrainJob, world: World, line: Line, go: Message, batches: Iterator[pa.RecordBatch]) -> None:
-        self.job, self.world, self.line = job, world, line
+    def __init__(
+        self,
+        job: TrainJob,
+        world: World,
+        line: Line,
+        go: Message,
+        batches: Iterator[pa.RecordBatch],
+        *,
+        wishes: Wishes,
+    ) -> None:
+        self.job, self.world, self.line, self.wishes = job, world, line, wishes
         torch.manual_seed(job.seed)
         state = job.solver.train_state
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
+        self.records = 0
         self.solver = self._begin(go)
-        torch.manual_seed(job.seed + 1 + world.rank)  # dropout differs by rank
-        self.module = self._wrap(LossModule(self.net))
+        self.module = self._wrap(LossModule(self.net, self.wishes))
+        self.keeper = Keeper(job.address, job.checkpoints.seconds if world.rank == 0 else 0, job.timeout)
         self.loss = SmoothedLoss(max(1, job.solver.average_loss))
         validation, batches = _validation_first(batches) if job.validation else (None, batches)
         self.validator = None
         if job.validation and validation is not None:
             spool = Spool(validation, local_folder())
             spool.load()
-            self.validator = Validator(job, job.validation, spool, self.net, world)
-        rows = rebatch(Spool(batches, local_folder()).cycle(), itertools.repeat(job.source.batch_size))
-        self.feed = Feed(rows, job.source, [job.seed, world.rank, 0], timeout=job.timeout)
-        self._images_per_step = job.source.batch_size * max(1, job.solver.iter_size) * job.ranks
+            first = job.passes_before(self.solver.iteration)
+            self.validator = Validator(job, job.validation, spool, self.net, world, first=first)
+        records = Spool(batches, local_folder()).cycle(world.dealt(self.records))
+        rows = rebatch(records, itertools.repeat(job.source.batch_size))
+        fed = self.solver.iteration * job.passes_a_step
+        self.feed = Feed(rows, job.source, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)
 
     def _begin(self, go: Message) -> Solver:
         """The solver at its first iteration; rank 0 has the files, the others take its tensors."""
@@ -80,12 +99,29 @@ class Trainer:
             self.net.copy_weights(weights.parse(model, go.facts["model"]), go.facts["model"])
         self.net.to(self.world.device)
         solver = Solver(self.job.solver, self.net)
+        rows: list[np.ndarray] = []
         if state:
-            solver.restore(solverstate.parse(state, go.facts["state"]))
-        counters = torch.tensor([solver.iteration, solver.current_step], device=self.world.device)
-        self.world.copy_from_first([counters, *solver.history])
-        solver.iteration, solver.current_step = counters.tolist()
+            found = solverstate.parse(state, go.facts["state"])
+            solver.restore(found)
+            at = solver.iteration * self.job.records_a_step
+            self.records = at if found.records is None else found.records
+            # Of another number of ranks: the weights have the mean.
+            rows = found.rank_blobs if len(found.rank_blobs) == self.world.size else []
+        counters = [solver.iteration, solver.current_step, self.records, len(rows)]
+        shared = torch.tensor(counters, device=self.world.device)
+        self.world.copy_from_first([shared, *solver.history])
+        solver.iteration, solver.current_step, self.records, has_rows = shared.tolist()
+        self._rank_blobs = self._shared_rows(rows) if has_rows else None
         return solver
+
+    def _shared_rows(self, rows: list[np.ndarray]) -> Tensor:
+        """Rank 0's vectors, one a rank, on every rank: [size, n]."""
+        length = sum(blob.numel() for blob in self.net.state_blobs)
+        shared = torch.zeros(self.world.size, length, device=self.world.device)
+        if rows:
+            shared.copy_(torch.from_numpy(np.stack(rows)))
+        self.world.copy_from_first([shared])
+        return shared
 
     def _wrap(self, module: LossModule) -> nn.Module:
         """The module with its gradients averaged over the ranks, and rank 0's parameters everywhere."""
@@ -93,31 +129,46 @@ class Trainer:
         if self.world.is_alone:
             return module
         self.world.copy_from_first([parameter.data for parameter in self.net.parameters()])
-        if not any(parameter.requires_grad for parameter in self.net.parameters()):
-            return module
+        if self._rank_blobs is not None:
+            self._set_state(self._rank_blobs[self.world.rank])
         return DistributedDataParallel(
             module, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
 
+    def batches_taken(self) -> int:
+        """Batches so far, those of validation included: a number that grows as long as the rank goes on."""
+        return self.feed.taken + (self.validator.feed.taken if self.validator else 0)
+
     def run(self) -> int:
-        """Train until ``max_iter`` and return the number of iterations made."""
+        """Train until ``max_iter`` and return the number of iterations made.
+
+        Raises:
+            UserError: the loss or the weights are no longer finite, or a snapshot could not be written.
+            LeaveError: this rank was told to end; all have made a checkpoint before.
+        """
         first = self.solver.iteration
-        last = self.job.solver.max_iter
         with self.feed, self.validator.feed if self.validator else contextlib.nullcontext():
-            pace = _Pace(self._images_per_step)
-            while self.solver.iteration < last:
+            pace = Pace(self.job.records_a_step)
+            while self.solver.iteration < self.job.solver.max_iter:
                 self._validate_if_due(pace)
-                self._step(pace)
-                interval = self.job.snapshot_interval
-                if interval and self.solver.iteration % interval == 0:
-                    self._snapshot(is_final=False)
+                agreed = self._step(pace)
+                if Wish.DIVERGED in agreed:
+                    self._refuse_divergence()
+                self._keep_if_due(agreed)
             self._validate_if_due(pace)
-        self._snapshot(is_final=True)
+        self._average_state()
+        self._keep(FINAL)
+        self.keeper.wait()
         return self.solver.iteration - first
 
-    def _step(self, pace: _Pace) -> None:
+    def _step(self, pace: Pace) -> set[Wish]:
+        """One update of the weights; returns what any rank wished for by its end."""
         iteration, rate = self.solver.iteration, self.solver.rate
-        passes = max(1, self.job.solver.iter_size)
+        # Each step has random numbers of its own, so that a resumed run draws those of an undisturbed one.
+        torch.manual_seed(int(np.random.SeedSequence([self.job.seed, self.world.rank, iteration]).generate_state(1)[0]))
+        if self.keeper.is_due:
+            self.wishes.ask(Wish.CHECKPOINT)
+        passes = self.job.passes_a_step
         total = torch.zeros((), device=self.world.device)
         outputs: dict[str, Tensor] = {}
         for number in range(passes):
@@ -126,21 +177,47 @@ class Trainer:
             # Gradients of all passes add up; the ranks exchange the sum.
             with contextlib.nullcontext() if last else self._no_exchange():
                 loss, outputs = self.module(inputs)
-                if loss.requires_grad:
-                    loss.backward()
+                loss.backward()
             total += loss.detach()
         self.loss.add(total / passes)
         if self.job.solver.display and iteration % self.job.solver.display == 0:
             self._display(iteration, rate, outputs, pace)
+        agreed = self.wishes.agreed()
         self.solver.step()
+        self.records += self.job.records_a_step
         pace.step()
         if self.world.rank == 0 and pace.heartbeat_is_due():
             self.line.send("progress", iteration=self.solver.iteration, images_per_second=pace.recent())
+        return agreed
+
+    def _refuse_divergence(self) -> None:
+        loss = float(self.loss.mean())
+        if math.isfinite(loss):
+            raise PeerDivergedError
+        raise UserError(
+            f"training has diverged: the loss is {loss} at iteration {self.solver.iteration - 1}: lower base_lr, "
+            "set clip_gradients, or look for wrong records"
+        )
+
+    def _keep_if_due(self, agreed: set[Wish]) -> None:
+        """Make the snapshot that the solver asks for, or else the checkpoint that is due or wished for."""
+        iteration = self.solver.iteration
+        if self.job.snapshot_interval and iteration % self.job.snapshot_interval == 0:
+            self._average_state()
+            self._keep(SNAPSHOT)
+        elif {Wish.CHECKPOINT, Wish.LEAVE} & agreed or self.job.checkpoints.is_due_at(iteration):
+            self._keep(CHECKPOINT)
+        if Wish.LEAVE in agreed:
+            self.keeper.wait()
+            # The others wait here for rank 0, so that nobody breaks off before the checkpoint is written.
+            self.world.sum(torch.zeros(1))
+            if self.wishes.is_leaving:
+                raise LeaveError("it was told to end (SIGTERM)")
 
     def _no_exchange(self) -> contextlib.AbstractContextManager[None]:
         return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else contextlib.nullcontext()
 
-    def _display(self, iteration: int, rate: float, outputs: dict[str, Tensor], pace: _Pace) -> None:
+    def _display(self, iteration: int, rate: float, outputs: dict[str, Tensor], pace: Pace) -> None:
         values = {name: outputs[name].detach().reshape(-1).float() for name in self.net.outputs}
         flat = self.world.mean(torch.cat([self.loss.mean().reshape(1), *values.values()])).tolist()
         loss, rest = flat[0], iter(flat[1:])
@@ -157,7 +234,7 @@ class Trainer:
                 seconds=seconds,
             )
 
-    def _validate_if_due(self, pace: _Pace) -> None:
+    def _validate_if_due(self, pace: Pace) -> None:
         iteration, interval = self.solver.iteration, self.job.solver.test_interval
         if self.validator is None or not interval or iteration % interval:
             return
@@ -171,20 +248,38 @@ class Trainer:
 
     def _average_state(self) -> None:
         """Make what layers keep themselves (BatchNorm's sums) the mean over the ranks."""
-        if not self.world.is_alone:
-            for blob in self.net.state_blobs:
-                blob.data.copy_(self.world.mean(blob.data))
+        if not self.world.is_alone and self.net.state_blobs:
+            self._set_state(self.world.mean(self._state()))
 
-    def _snapshot(self, *, is_final: bool) -> None:
-        self._average_state()
+    def _state(self) -> Tensor:
+        """What layers keep themselves, in one vector [n]."""
+        return torch.cat([blob.data.reshape(-1) for blob in self.net.state_blobs])
+
+    def _set_state(self, values: Tensor) -> None:
+        """Put such a vector back."""
+        parts = torch.split(values, [blob.numel() for blob in self.net.state_blobs])
+        for blob, part in zip(self.net.state_blobs, parts, strict=True):
+            blob.data.copy_(part.view(blob.shape))
+
+    def _keep(self, purpose: str) -> None:
+        """Copy what a snapshot is made of and send it on its way; all ranks call it, rank 0 has the work."""
+        has_own_state = bool(self.net.state_blobs) and not self.world.is_alone
+        # An undisturbed run does not average here, so each rank's own is kept beside the mean.
+        rows = self.world.gather(self._state()) if has_own_state else torch.empty(0)
         if self.world.rank != 0:
             return
-        iteration = self.solver.iteration
-        file_format = self.job.solver.snapshot_format
-        model = weights.serialize(self.net.param, self.net.weights(), file_format)
-        learned_net = snapshots.model_path(self.job.prefix, iteration, file_format) if self.job.prefix else ""
-        state = solverstate.serialize(self.solver.state(learned_net), file_format)
-        self.line.send("snapshot", model, state, iteration=iteration, is_final=is_final)
+        if has_own_state:
+            self._set_state(rows.mean(0))
+        iteration, file_format = self.solver.iteration, self.job.solver.snapshot_format
+        state = dataclasses.replace(
+            self.solver.state(self.job.learned_net(iteration, purpose)),
+            records=self.records,
+            seed=self.job.seed,
+            rank_blobs=list(rows.cpu().numpy()),
+        )
+        self.keeper.keep(Capture(purpose, self.net.param, self.net.weights(), state, file_format))
+        if has_own_state:
+            self._set_state(rows[0])
 
 
 def _validation_first(
@@ -212,41 +307,3 @@ def _validation_first(
             yield batch.drop_columns([SUBSET])
 
     return validation(), training()
-
-
-class _Pace:
-    """Speed over the laps between displays and over the time since the last heartbeat, without pauses."""
-
-    def __init__(self, images_per_step: int) -> None:
-        self._images_per_step = images_per_step
-        self._lap_start = self._beat_start = time.monotonic()
-        self._lap_steps = self._beat_steps = 0
-
-    def step(self) -> None:
-        self._lap_steps += 1
-        self._beat_steps += 1
-
-    @contextlib.contextmanager
-    def pause(self) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        length = time.monotonic() - start
-        self._lap_start += length
-        self._beat_start += length
-
-    def lap(self) -> tuple[float, float]:
-        """Seconds and images a second since the last lap."""
-        now = time.monotonic()
-        seconds, steps = now - self._lap_start, self._lap_steps
-        self._lap_start, self._lap_steps = now, 0
-        return seconds, steps * self._images_per_step / seconds if seconds else 0.0
-
-    def heartbeat_is_due(self) -> bool:
-        return time.monotonic() - self._beat_start >= _HEARTBEAT
-
-    def recent(self) -> float:
-        """Images a second since the last heartbeat."""
-        now = time.monotonic()
-        speed = self._beat_steps * self._images_per_step / (now - self._beat_start)
-        self._beat_start, self._beat_steps = now, 0
-        return speed

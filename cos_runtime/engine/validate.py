@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -26,9 +27,12 @@ class Validator:
         source: the validation records.
         spool: the rank's share of them, read already.
         net: the TRAIN net.
+        first: number of the first pass: how many an earlier run has made that this one goes on from.
     """
 
-    def __init__(self, job: TrainJob, source: DataSource, spool: Spool, net: Net, world: World) -> None:
+    def __init__(
+        self, job: TrainJob, source: DataSource, spool: Spool, net: Net, world: World, *, first: int = 0
+    ) -> None:
         state = job.solver.test_state[0] if job.solver.test_state else None
         self.net = Net(
             job.net,
@@ -41,23 +45,22 @@ class Validator:
         self._world = world
         self._batch = source.batch_size
         self._records = job.test_iter * source.batch_size
-        self._pass = 0
-        rows = rebatch(spool.again_and_again(), self._sizes())
-        self.feed = Feed(rows, source, [job.seed, world.rank, 1], timeout=job.timeout)
+        self._pass = first
+        rows = rebatch(spool.again_and_again(self._world.dealt(self._records * first)), self._sizes(first))
+        fed = sum(len(self._chunks(number)) for number in range(first))
+        self.feed = Feed(rows, source, [job.seed, world.rank, 1], first=fed, timeout=job.timeout)
 
     def _share(self, number: int) -> int:
         """How many of the records of pass ``number`` are this rank's."""
-        return _dealt(self._records * (number + 1), self._world) - _dealt(self._records * number, self._world)
+        return self._world.dealt(self._records * (number + 1)) - self._world.dealt(self._records * number)
 
     def _chunks(self, number: int) -> list[int]:
         share = self._share(number)
         return [min(self._batch, share - start) for start in range(0, share, self._batch)]
 
-    def _sizes(self) -> Iterator[int]:
-        number = 0
-        while True:
+    def _sizes(self, first: int) -> Iterator[int]:
+        for number in itertools.count(first):
             yield from self._chunks(number)
-            number += 1
 
     def run(self) -> dict[str, list[float]]:
         """One pass: the mean over its records of every output blob of the TEST net."""
@@ -90,8 +93,3 @@ def record_sum(net: Net, name: str, blob: Tensor, records: int) -> Tensor:
 def _width(net: Net, name: str) -> int:
     shape = net.shapes[name]
     return torch.Size(shape[1:] if is_per_record(net, name) else shape).numel()
-
-
-def _dealt(records: int, world: World) -> int:
-    """How many of the first ``records`` records are this rank's."""
-    return -(-(records - world.rank) // world.size)

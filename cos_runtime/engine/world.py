@@ -17,6 +17,8 @@ from cos_runtime.engine import network
 from cos_runtime.engine.line import Line, Message
 from cos_runtime.errors import UserError
 
+_AFTER_DRIVER = 15.0
+
 
 @dataclass(frozen=True)
 class World:
@@ -39,6 +41,10 @@ class World:
         """Whether there is nobody to exchange with."""
         return self.size == 1
 
+    def dealt(self, records: int) -> int:
+        """How many of the first ``records`` records are this rank's: record ``p`` is rank ``p % size``'s."""
+        return -(-(records - self.rank) // self.size)
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of a small vector over all ranks."""
         return self.sum(values) / self.size
@@ -49,6 +55,14 @@ class World:
             values = values.to(self.device, copy=True)
             dist.all_reduce(values)
         return values
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """The vectors [n] of all ranks, as [size, n]."""
+        if self.is_alone:
+            return values[None]
+        rows = values.new_empty(self.size * len(values))
+        dist.all_gather_into_tensor(rows, values.contiguous())
+        return rows.view(self.size, -1)
 
     def copy_from_first(self, tensors: list[torch.Tensor]) -> None:
         """Overwrite tensors, in place, by those of rank 0."""
@@ -100,7 +114,8 @@ def join(rank: int, size: int, connection: str, line: Line, timeout: float) -> I
         store=store,
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=timeout),
+        # Later than the driver, which knows who is missing where a rank knows only that somebody is.
+        timeout=timedelta(seconds=timeout + _AFTER_DRIVER),
         device_id=device if device.type == "cuda" else None,
     )
     yield World(rank, size, device, exchange.backend), answer

@@ -1,6 +1,5 @@
 """Training over Spark: real ranks in a real barrier stage."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -9,29 +8,12 @@ import numpy as np
 import pytest
 
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
-from cos_runtime.caffe import solverstate, weights
-from cos_runtime.engine.driver import RankError
+from cos_runtime.caffe import solverstate
+from cos_runtime.engine.failures import RankError
 from cos_runtime.errors import UserError
 from cos_runtime.sources.lmdb import LMDB
 from tests.fixtures.jobs import JobFolder, MakeJob
-
-
-def train(spark, job: JobFolder, *args: str, model: str = "model.caffemodel") -> dict[str, list[np.ndarray]]:
-    conf = Config(spark, job.args("-train", *args, model=model))
-    CaffeOnSpark(spark).train(DataSource.getSource(conf, True))
-    return weights.read(conf.modelPath)
-
-
-def assert_same(found, expected, tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    for layer, blobs in expected.items():
-        for mine, theirs in zip(found[layer], blobs, strict=True):
-            assert np.abs(mine - theirs).max() <= tolerance * np.abs(theirs).max(), layer
-
-
-def metrics(job: JobFolder, event: str) -> list[dict]:
-    lines = [json.loads(line) for line in Path(job.file("metrics.jsonl")).read_text().splitlines()]
-    return [line for line in lines if line["event"] == event]
+from tests.fixtures.training import BATCH_NORM, assert_same, metrics, train
 
 
 def test_a_rank_alone_learns_and_leaves_its_files(spark, make_job: MakeJob):
@@ -149,13 +131,6 @@ def _batch_losses(conf: Config, spark) -> list[float]:
     return [row.loss[0] for row in CaffeOnSpark(spark).features(source).collect()][::10]
 
 
-BATCH_NORM = """
-layer { name: "bn" type: "BatchNorm" bottom: "ip1" top: "ip1" }
-layer { name: "scale" type: "Scale" bottom: "ip1" top: "ip1" scale_param { bias_term: true } }
-layer { name: "drop" type: "Dropout" bottom: "ip1" top: "ip1" dropout_param { dropout_ratio: 0.2 } }
-"""
-
-
 def test_what_layers_keep_is_averaged_over_the_ranks(spark, make_job: MakeJob):
     job = make_job(max_iter=15, extra=BATCH_NORM)
     found = train(spark, job, "-clusterSize", "2")
@@ -203,7 +178,7 @@ def test_a_rank_that_fails_is_named_with_its_cause(spark, make_job: MakeJob, nam
     job = make_job(max_iter=100_000, source_class=f"{__name__}.{name}")
     start = time.monotonic()
     with pytest.raises(RankError, match=sentence):
-        train(spark, job, "-clusterSize", "2")
+        train(spark, job, "-clusterSize", "2", "-max_restarts", "0")
     assert time.monotonic() - start < 60  # and not the time limit of an exchange
     assert not Path(job.file("model.caffemodel")).exists()
     assert metrics(job, "failed")

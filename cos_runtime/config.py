@@ -22,7 +22,7 @@ from cos_runtime.errors import UserError
 
 # The least value of each flag that is a number.
 _LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoints", "timeout"), 1) | dict.fromkeys(
-    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait"), 0
+    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait", "corrupt_share"), 0
 )
 
 
@@ -61,6 +61,7 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-max_restarts", type=int, default=3, metavar="N", help="of training whose executors or ranks die (default 3)")
     add("-restart_wait", type=float, default=300.0, metavar="S", help="longest wait for task slots (default 300)")
     add("-timeout", type=float, default=300.0, metavar="S", help="longest silence of a rank (default 300)")
+    add("-corrupt_share", type=float, default=0.01, metavar="S", help="damaged records left out at most (default 0.01)")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
     add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
     return parser
@@ -132,6 +133,7 @@ class Config:
         self.max_restarts: int = flags.max_restarts
         self.restart_wait: float = flags.restart_wait
         self.timeout: float = flags.timeout
+        self.corrupt_share: float = flags.corrupt_share
         self.resize: bool = flags.resize
         self.lmdb_partitions: int | None = flags.lmdb_partitions
 

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
+from cos_runtime.engine import host
 from cos_runtime.engine.failures import RankError
 from cos_runtime.engine.job import Start, TrainJob
 from cos_runtime.engine.line import Line, Message, Switchboard
 from cos_runtime.engine.watch import Watch
+from cos_runtime.errors import UserError
 
 _IDLE = 0.1
 # The consequences of a failure may be told before it. So this long a cause is waited for, before Spark is told to
@@ -101,6 +104,7 @@ class Dispatcher:
                 self._fail(RankError(text, is_lost=True), at_once=False)
         elif message.kind == "hello":
             facts = message.facts
+            _refuse_wrong_clock(facts)
             self._ranks[line] = _Rank(facts["rank"], facts["host"], facts["gpus"], facts["store"], line)
             self._watch.heard(facts["rank"], facts["host"])
             if len(self._ranks) == self.job.ranks:
@@ -169,7 +173,7 @@ class Dispatcher:
     def _failed(self, rank: _Rank | None, message: Message) -> None:
         facts = message.facts
         where = f"rank {rank.rank} on {rank.host}" if rank else "a rank"
-        is_users = facts["type"] == "UserError"
+        is_users = facts["is_users"]
         cause = facts["error"] if is_users or not facts["error"] else f"{facts['type']}: {facts['error']}"
         if rank:
             self._end_of(rank)
@@ -199,3 +203,10 @@ class Dispatcher:
         if not self.decided.is_set():
             self.decided.set()
             self.on_failure()
+
+
+def _refuse_wrong_clock(facts: dict[str, Any]) -> None:
+    try:
+        host.check_clock(facts["host"], facts["time"], time.time())
+    except UserError as error:
+        raise RankError(str(error), is_users=True) from None

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from cos_runtime.engine import decommission
 from cos_runtime.engine.dispatcher import Dispatcher
 from cos_runtime.engine.failures import JobCancelled, RankError, of_spark
+from cos_runtime.engine.host import check_open_files
 from cos_runtime.engine.job import Start, TrainJob
 from cos_runtime.engine.line import Message, Switchboard
 from cos_runtime.engine.rank import RESULT_SCHEMA, run_rank
@@ -52,6 +53,7 @@ class Stage:
             JobCancelled: Spark was told to stop the job.
         """
         context, job = spark.sparkContext, self.job
+        check_open_files(job.ranks)  # the driver has a line to each rank
         group = f"cos-{job.address.port}"
         dispatcher = Dispatcher(self.switchboard, job, self.start, on_message, lambda: context.cancelJobGroup(group))
         thread = threading.Thread(target=dispatcher.run, name="cos-dispatcher", daemon=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cos_runtime.sources.base import DataSource
+from cos_runtime.sources.base import Decoder
 
 Blobs = dict[str, torch.Tensor]
 
@@ -38,7 +38,7 @@ class Feed:
     def __init__(
         self,
         rows: Iterator[pa.RecordBatch],
-        source: DataSource,
+        source: Decoder,
         seed: Sequence[int],
         *,
         first: int = 0,

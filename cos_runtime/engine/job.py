@@ -46,6 +46,7 @@ class TrainJob:
         seed: of fillers, dropout, crops and mirrors; a rank's own follow from it.
         prefix: path or URL before ``_iter_N`` in the names of snapshots; empty for none.
         checkpoints: the snapshots it makes on its own.
+        corrupt_share: of damaged records among all, up to which they are left out.
         timeout: longest wait for the other ranks, in seconds.
         address: the driver's end of the line, another one for each start.
     """
@@ -61,6 +62,7 @@ class TrainJob:
     seed: int
     prefix: str
     checkpoints: Checkpoints
+    corrupt_share: float
     timeout: float
     address: LineAddress = NOWHERE
 

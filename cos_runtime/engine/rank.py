@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from cos_runtime.engine.companion import Companion
 from cos_runtime.engine.failures import LeaveError, PeerDivergedError
+from cos_runtime.engine.host import check_open_files
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.line import Line
+from cos_runtime.errors import UserError
 
 if TYPE_CHECKING:
     from cos_runtime.engine.wishes import Wishes
@@ -45,6 +47,7 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
     _log_to_stderr(rank)
     with Line.call(job.address, _CALL_LIMIT) as line:
         try:
+            check_open_files(job.ranks)
             with join(rank, job.ranks, job.connection, line, job.timeout) as (world, go):
                 logging.info("rank %d of %d on %s, %s", rank, world.size, world.device, world.backend or "alone")
                 wishes = Wishes(world.device)
@@ -62,6 +65,7 @@ def run_rank(job: TrainJob, rank: int, batches: Iterator[pa.RecordBatch]) -> Ite
                 trace=traceback.format_exc(),
                 is_consequence=_comes_from_another(error),
                 is_lost=isinstance(error, LeaveError),
+                is_users=isinstance(error, UserError),
             )
             raise
         line.send("done", iterations=iterations)

@@ -12,6 +12,7 @@ from cos_runtime.engine.report.events import (
     JobFinished,
     JobStarted,
     Progress,
+    RecordsSkipped,
     SnapshotSaved,
     TestPass,
     TrainStep,
@@ -54,6 +55,8 @@ class Teller:
         elif message.kind == "test":
             self.passes.append(TestPass(net_index=0, **facts))
             self._reporters.emit(self.passes[-1])
+        elif message.kind == "skipped":
+            self._reporters.emit(RecordsSkipped(**facts))
         elif message.kind == "snapshot":
             model, state = message.blobs
             for saved in self._snapshots.save(facts["iteration"], model, state, facts["purpose"]):

@@ -32,6 +32,7 @@ from cos_runtime.engine.wishes import Wish, Wishes
 from cos_runtime.engine.world import World
 from cos_runtime.errors import UserError
 from cos_runtime.sources.deal import SUBSET
+from cos_runtime.sources.tolerant import Skipped, Tolerant
 
 
 class LossModule(nn.Module):
@@ -90,7 +91,8 @@ class Trainer:
         records = Spool(batches, local_folder()).cycle(world.dealt(self.records))
         rows = rebatch(records, itertools.repeat(job.source.batch_size))
         fed = self.solver.iteration * job.passes_a_step
-        self.feed = Feed(rows, job.source, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)
+        decoder = Tolerant(job.source, job.corrupt_share, self._tell_skipped)
+        self.feed = Feed(rows, decoder, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)
 
     def _begin(self, go: Message) -> Solver:
         """The solver at its first iteration; rank 0 has the files, the others take its tensors."""
@@ -134,6 +136,9 @@ class Trainer:
         return DistributedDataParallel(
             module, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
+
+    def _tell_skipped(self, skipped: Skipped) -> None:
+        self.line.send("skipped", rank=self.world.rank, **dataclasses.asdict(skipped))
 
     def batches_taken(self) -> int:
         """Batches so far, those of validation included: a number that grows as long as the rank goes on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from cos_runtime.engine import network
+from cos_runtime.engine import host, network
 from cos_runtime.engine.line import Line, Message
 from cos_runtime.errors import UserError
 
@@ -94,6 +95,7 @@ def join(rank: int, size: int, connection: str, line: Line, timeout: float) -> I
         rank=rank,
         host=socket.gethostname(),
         pid=os.getpid(),
+        time=time.time(),
         gpus=torch.cuda.device_count(),
         store=[line.local_ip, store.port] if store else None,
     )
@@ -101,14 +103,16 @@ def join(rank: int, size: int, connection: str, line: Line, timeout: float) -> I
         answer = line.receive(timeout)
     except TimeoutError:
         raise TimeoutError(f"the other ranks did not start within {timeout:.0f} s") from None
+    if answer.facts["device"] == "cuda":
+        host.check_shared_memory(answer.facts["rank_of_host"] + 1)
     device = _device(answer.facts["device"], answer.facts["rank_of_host"])
     exchange = network.choose(connection, device.type, line.local_ip)
     if size == 1:
         yield World(rank, size, device, ""), answer
         return
     exchange.enter()
-    host, port = answer.facts["store"]
-    store = store or _store(host, port, size, timeout, is_first=False)
+    address, port = answer.facts["store"]
+    store = store or _store(address, port, size, timeout, is_first=False)
     dist.init_process_group(
         exchange.backend,
         store=store,

@@ -71,7 +71,7 @@ class Tolerant:
         self._corrupt += rows.num_rows - len(sound)
         if not sound or self._corrupt > self._share * max(self._seen, FEW):
             raise UserError(
-                f"{error}; {self._corrupt} of {self._seen} records are damaged, and -corruptShare "
+                f"{error}; {self._corrupt} of {self._seen} records are damaged, and -corrupt_share "
                 f"{self._share:g} allows no more: mend the data, or raise it"
             )
         self._report(Skipped(self._corrupt, self._seen, str(error)))

@@ -52,7 +52,7 @@ def test_above_the_share_the_job_fails_with_the_count_and_the_last_record():
     for number in range(2):
         decode.decode(rows(1, -2), np.random.default_rng(number))
     assert reports[-1].records == 2 == 0.002 * FEW
-    with pytest.raises(UserError, match=r"record -7 is damaged; 3 of 6 records are damaged, and -corruptShare 0\.002"):
+    with pytest.raises(UserError, match=r"record -7 is damaged; 3 of 6 records are damaged, and -corrupt_share 0\.002"):
         decode.decode(rows(1, -7), np.random.default_rng(0))
 
 

@@ -45,6 +45,13 @@ FLAGS = (
     Flag("persistent", "--persistent", "Keep the training data on Spark's disks.", bool),
     Flag("snapshot", "--resume", "A .solverstate to go on from, with --weights.", role="input"),
     Flag("weights", "--weights", "A .caffemodel to begin with.", role="input"),
+    Flag("checkpoint_seconds", "--checkpoint-seconds", "Between automatic checkpoints; 0 for none by time.", float),
+    Flag("checkpoint_iterations", "--checkpoint-iterations", "Between automatic checkpoints.", int),
+    Flag("checkpoints", "--checkpoints", "Automatic checkpoints that are kept.", int),
+    Flag("max_restarts", "--max-restarts", "Of training whose executors or ranks die.", int),
+    Flag("restart_wait", "--restart-wait", "Longest wait for task slots, in seconds.", float),
+    Flag("timeout", "--timeout", "Longest silence of a rank, in seconds.", float),
+    Flag("corrupt_share", "--corrupt-share", "Share of damaged records that is left out at most.", float),
     Flag("resize", "--resize", "Resize images to the data layer's size.", bool),
     Flag("lmdb_partitions", "--lmdb-partitions", "Parts in which an LMDB is read.", int),
 )
@@ -81,6 +88,7 @@ def arguments(flags: Flags) -> list[str]:
     return [
         word
         for flag in FLAGS
-        if flags.get(flag.name)
+        # Of a number, 0 is a value like any other.
+        if flags.get(flag.name) or (flag.type in (int, float) and flags.get(flag.name) == 0)
         for word in ((f"-{flag.name}",) if flag.type is bool else (f"-{flag.name}", str(flags[flag.name])))
     ]

@@ -85,7 +85,9 @@ def _runtime_verb(kind: "Kind") -> Callable[..., None]:
     """The verb that runs the runtime."""
 
     def run(context: typer.Context, place: _Place, **given: Any) -> None:
-        flags = {name: value for name, value in given.items() if value} | runtime.parse(context.args)
+        # Of a number, 0 is a value like any other.
+        asked = {name: value for name, value in given.items() if value or (value == 0 and value is not False)}
+        flags = asked | runtime.parse(context.args)
         if kind == "features" and "features" not in flags:
             raise LaunchError("cos features needs to know which blobs: give --blobs ip1,ip2.")
         flags.setdefault(kind, True)

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 TESTS ?= tests
 PYTEST_ARGS ?=
+BENCH ?=
 
 BIN := .venv/bin
 SCHEMA := cos_runtime/caffe/schema
@@ -13,7 +14,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
 WITH_JAVA := JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME &&
 
 .DEFAULT_GOAL := help
-.PHONY: help venv java pulumi plan demo test test-long lint proto-check format proto lock clean
+.PHONY: help venv java pulumi plan demo test test-long bench lint proto-check format proto lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +66,9 @@ test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
 
 test-long: venv ## run the tests that take more than half a minute each
 	@$(WITH_JAVA) $(BIN)/python -m pytest -m long $(PYTEST_ARGS) $(TESTS)
+
+bench: venv ## measure speed beside what one would use instead, and write docs/benchmarks.md (BENCH= chooses)
+	@$(WITH_JAVA) $(BIN)/python -m benchmarks $(BENCH) --write
 
 lint: venv proto-check ## check style, types, the borders between the rooms and the generated code
 	$(BIN)/ruff check

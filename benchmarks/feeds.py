@@ -1,0 +1,54 @@
+"""Both sides of the feed: a rank's 30,000 rows, from Spark's hands to tensors."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from benchmarks import distributed_worker, spark
+from benchmarks.frame import Frame
+from cos_runtime.config import Config
+from cos_runtime.engine.feed import Feed
+from cos_runtime.engine.spool import Spool, local_folder, rebatch
+from cos_runtime.sources.base import DataSource
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_BATCH = 64
+_ROWS = 30_000
+
+
+def ours(session: SparkSession) -> float:
+    """Rows a second of the slower rank."""
+    conf = spark.solver(spark.LENET, max_iter=1)
+    net = conf.parent / "net.prototxt"
+    net.write_text(net.read_text().replace("com.yahoo.ml.caffe.LMDB", "benchmarks.frame.Frame"))
+    config = Config(session.sparkContext, ["-conf", str(conf), "-model", str(conf.parent / "model")])
+    source = DataSource.getSource(config, True)
+    assert isinstance(source, Frame)  # noqa: S101
+
+    def timed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        start = time.perf_counter()
+        rows = rebatch(Spool(batches, local_folder()).cycle(), itertools.repeat(_BATCH))
+        with Feed(rows, source, [1]) as feed:
+            for _ in itertools.islice(feed, _ROWS // _BATCH):
+                pass
+        yield pa.RecordBatch.from_pydict({"rate": [_ROWS / (time.perf_counter() - start)]})
+
+    dealt = source.dealt(session, 2)
+    return float(min(row.rate for row in dealt.mapInArrow(timed, "rate double", barrier=True).collect()))
+
+
+def theirs() -> float:
+    """Rows a second of this process, from its partition's Arrow file that TorchDistributor has written before."""
+    from pyspark.ml.torch.distributor import _get_spark_partition_data_loader  # noqa: PLC0415
+
+    start = time.perf_counter()
+    for images, _ in _get_spark_partition_data_loader(_ROWS, _BATCH, num_workers=0):
+        distributed_worker.pixels_of(images)
+    return _ROWS / (time.perf_counter() - start)

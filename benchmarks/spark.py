@@ -1,0 +1,73 @@
+"""Spark for the benchmarks, and our own training in it."""
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pyspark.sql import SparkSession
+
+from benchmarks.mnist import EXAMPLES, lmdb, scratch
+from cos_runtime.api import CaffeOnSpark, Config, DataSource
+
+_ROOT = EXAMPLES.parent
+LENET = "mnist/lenet_train_test.prototxt"
+_WARM_UP_LAPS = 2
+
+
+@contextmanager
+def session(slots: int) -> Iterator[SparkSession]:
+    """A local session with this number of task slots, each a Python process with one thread for its sums."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = str(_ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    settings = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.local.dir": str(scratch()),
+        "spark.log.level": "ERROR",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    builder = SparkSession.builder.master(f"local[{slots}]").appName("benchmarks")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def solver(net: str, **settings: object) -> Path:
+    """A solver's file over one of the example nets, with MNIST's LMDBs put in; settings win over LeNet's own."""
+    folder = scratch() / uuid4().hex
+    folder.mkdir()
+    text = (EXAMPLES / net).read_text()
+    for name, part in (("train", "train"), ("test", "t10k")):
+        text = text.replace(f"data/mnist_{name}_lmdb", str(lmdb(part)))
+    (folder / "net.prototxt").write_text(text)
+    own = {"base_lr": 0.01, "lr_policy": '"fixed"', "momentum": 0.9, "weight_decay": 0.0005, "solver_mode": "CPU"}
+    own |= {"net": '"net.prototxt"', "random_seed": 1, "display": 50, **settings}
+    (folder / "solver.prototxt").write_text("".join(f"{key}: {value}\n" for key, value in own.items()))
+    return folder / "solver.prototxt"
+
+
+def train(spark: SparkSession, conf: Path, ranks: int, *flags: str) -> Path:
+    """Train; returns the model's path."""
+    model = conf.parent / f"{uuid4().hex}" / "net.caffemodel"
+    args = ["-conf", str(conf), "-clusterSize", str(ranks), "-model", str(model), *flags]
+    CaffeOnSpark(spark).train(DataSource.getSource(Config(spark.sparkContext, args), True))
+    return model
+
+
+def rate(model: Path) -> float:
+    """Images a second of a training that ended, the median of the laps after the first ones."""
+    events = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    laps = [event["images_per_second"] for event in events if event["event"] == "train"]
+    return float(statistics.median(laps[_WARM_UP_LAPS:]))

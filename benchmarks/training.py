@@ -1,0 +1,65 @@
+"""Training: one rank against a loop over tensors, two against torchrun, two against one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain_torch, spark
+from benchmarks.measure import Benchmark, Pair
+from benchmarks.mnist import EXAMPLES, scratch, tensors
+
+_BATCH = 64
+_STEPS = 400
+_WARM_UP = 100
+
+
+def batches(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the tensors in order, again and again."""
+    while True:
+        for start in range(0, len(images) - _BATCH + 1, _BATCH):
+            yield images[start : start + _BATCH], labels[start : start + _BATCH]
+
+
+def ours(ranks: int, net: str = spark.LENET, steps: int = _STEPS) -> float:
+    """Images a second of all ranks together."""
+    conf = spark.solver(net, max_iter=steps)
+    with spark.session(ranks) as session:
+        return spark.rate(spark.train(session, conf, ranks))
+
+
+def one_rank() -> Pair:
+    """Against a loop over tensors that are decoded already."""
+    torch.set_num_threads(1)
+    own = ours(1)
+    steps = islice(batches(*tensors("train")), _STEPS)
+    return own, plain_torch.train(plain_torch.lenet(), steps, _WARM_UP)[0]
+
+
+def two_ranks() -> Pair:
+    """Against torchrun, DistributedDataParallel and a DataLoader."""
+    own = ours(2)
+    answer = scratch() / "torchrun.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    worker = [str(Path(__file__).with_name("torchrun_worker.py")), str(_STEPS), str(_WARM_UP), str(answer)]
+    subprocess.run([*command, *worker], env=environment, check=True, capture_output=True, timeout=600)
+    return own, float(json.loads(answer.read_text()))
+
+
+def scaling() -> Pair:
+    """LeNet on two ranks against one."""
+    return ours(2), ours(1)
+
+
+BENCHMARKS = [
+    Benchmark("one_rank", "one rank, LeNet, batch 64", "a PyTorch loop over tensors", "images/s", 1.3, one_rank),
+    Benchmark("two_ranks", "two ranks, LeNet", "torchrun DDP, DataLoader", "images/s", 1.0, two_ranks),
+    Benchmark("scaling", "two ranks, LeNet", "one rank", "images/s", 1.7, scaling),
+]

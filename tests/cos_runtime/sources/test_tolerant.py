@@ -17,7 +17,7 @@ class Numbers:
         noise = generator.random(len(values))
         if (values < 0).any():
             raise CorruptRecordError(f"record {values.min()} is damaged")
-        return {"x": torch.from_numpy(values), "noise": torch.from_numpy(noise)}
+        return {"x": torch.tensor(values), "noise": torch.from_numpy(noise)}
 
 
 def rows(*values: int) -> pa.RecordBatch:

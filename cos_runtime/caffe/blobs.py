@@ -30,7 +30,16 @@ def damage_named(origin: str, what: str) -> Iterator[None]:
     """Turn whatever the libraries raise for a damaged or foreign file into a UserError that names it."""
     try:
         yield
-    except (DecodeError, OSError, ArithmeticError, LookupError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except (
+        DecodeError,
+        OSError,
+        ArithmeticError,
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{origin} is no {what}, or a damaged one: {reason}") from None
 

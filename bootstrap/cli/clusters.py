@@ -20,6 +20,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Though a job runs.")]
 Wait = Annotated[str, typer.Option("--wait", help="How long to wait for the nodes to be ready.")]
 INTERRUPTED = 130
+MASTER_SECONDS = 15.0  # a master that is not reached has told the bucket whether it is used
 
 
 def register(app: typer.Typer) -> None:
@@ -289,7 +290,7 @@ def _resize(
     state = require(cluster)
     leaving = [node for node in state.live if node.group == group and int(node.name.rsplit("-", 1)[1]) >= count]
     if leaving:
-        refuse_running(state.place, cluster, facts.known(cluster), _jobs_of(cluster), force=force)
+        refuse_running(state.place, cluster, facts.known(cluster), jobs_of(cluster), force=force)
         terminal.note(f"{', '.join(node.name for node in leaving)} will be removed")
     before = config.read(cluster).get("workers")
     config.change(cluster, workers=workers)
@@ -301,11 +302,11 @@ def _resize(
         raise
 
 
-def _jobs_of(cluster: str) -> Callable[[], list[str]]:
+def jobs_of(cluster: str) -> Callable[[], list[str]]:
     """Asks the master for the jobs that are not over."""
 
     def ask() -> list[str]:
-        with site(cluster) as there:
+        with site(cluster, MASTER_SECONDS) as there:
             return [f"{record.id} ({record.name})" for record in there.jobs.all() if not record.is_over]
 
     return ask
@@ -331,7 +332,7 @@ def _down(
     find_command()
     with alone(cluster):
         where = place(config.region(cluster))
-        refuse_running(where, cluster, facts.known(cluster), _jobs_of(cluster), force=force)
+        refuse_running(where, cluster, facts.known(cluster), jobs_of(cluster), force=force)
         confirm(f"End {cluster} and all of its nodes?", yes=yes)
         bucket = _end(cluster, Engine(cluster), where, seconds)
         if bucket and delete_bucket:

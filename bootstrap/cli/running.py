@@ -1,13 +1,13 @@
-"""`cos status`, `extend`, `stop`, `start`, `cost`, `sweep`: clusters of AWS that are there."""
+"""`cos status`, `extend`, `stop`, `start`, `cost`, `sweep`, `doctor`: clusters of AWS that are there."""
 
 import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bootstrap.cli.clusters import Force, Wait, Yes, _jobs_of, confirm, minutes
+from bootstrap.cli.clusters import Force, Wait, Yes, jobs_of, confirm, minutes
 from bootstrap.cli.terminal import terminal
-from bootstrap.cli.verbs import LOCAL, ClusterName, verb
+from bootstrap.cli.verbs import LOCAL, ClusterName, ssh_host, verb
 from bootstrap.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     verb(app, "start")(_start)
     verb(app, "cost")(_cost)
     verb(app, "sweep")(_sweep)
+    verb(app, "doctor")(_doctor)
 
 
 def _status(cluster: ClusterName = LOCAL) -> None:
@@ -120,7 +121,7 @@ def _stop(*, cluster: ClusterName = LOCAL, yes: Yes = False, force: Force = Fals
 
     with alone(cluster):
         state = running.require(cluster)
-        refuse_running(state.place, cluster, facts.known(cluster), _jobs_of(cluster), force=force)
+        refuse_running(state.place, cluster, facts.known(cluster), jobs_of(cluster), force=force)
         confirm(f"Stop the nodes of {cluster}?", yes=yes)
         running.stop(state, terminal.note)
         _note_cost(state)
@@ -223,3 +224,33 @@ def _sweep(
     confirm(f"Remove these {len(found)} resources of {name}?", yes=yes)
     sweep.remove(name, found, terminal.note, force=force, delete_buckets=delete_bucket)
     terminal.note(f"Nothing billable of {name} is left.")
+
+
+def _doctor(
+    *,
+    cluster: ClusterName = LOCAL,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the allreduce too; best while no job runs.")] = False,
+) -> None:
+    """Look for what is wrong: laptop, credentials, cluster, every node."""
+    from bootstrap.clusters import config, doctor, facts  # noqa: PLC0415
+    from bootstrap.clusters.nodes import aws_errors  # noqa: PLC0415
+    from bootstrap.clusters.running import look  # noqa: PLC0415
+
+    known = None if cluster == LOCAL else facts.known(cluster)
+    checks = list(doctor.laptop(known))
+    if cluster != LOCAL:
+        state = look(cluster)
+        with aws_errors():
+            checks += [doctor.credentials(state), *doctor.cluster(state, known)]
+        if known is not None and any(node.state == "running" for node in state.live):
+            checks += doctor.nodes(known, lambda address: ssh_host(address, known))
+            if probe:
+                groups = config.preview(cluster, config.read(cluster)).workers
+                wants_efa = any(group.efa for group in groups)
+                checks += doctor.probe(known, state, lambda address: ssh_host(address, known), efa=wants_efa)
+    if terminal.json:
+        terminal.data([check._asdict() for check in checks])
+    else:
+        terminal.table([(check.level, check.where, check.message) for check in checks])
+    if any(check.level == "error" for check in checks):
+        raise typer.Exit(1)

@@ -86,7 +86,7 @@ class Engine:
     def preview(self) -> Mapping[str, int]:
         """What `up` would do now: counts by operation."""
         result = self._run(lambda: self._stack.preview(refresh=self.is_used))
-        return {operation.value: count for operation, count in result.change_summary.items()}
+        return {automation.OpType(operation).value: count for operation, count in result.change_summary.items()}
 
     def destroy(self, on_event: OnEvent) -> None:
         """End the cluster and forget its state; what had ended by itself is no error."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
+from bootstrap.cli import clusters
 from bootstrap.clusters import readiness, running
 from tests.fixtures.command import cos
 from tests.fixtures.living_nodes import LivingNodes, living_nodes
@@ -54,6 +55,7 @@ def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     for module in (readiness, running):
         monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(clusters, "MASTER_SECONDS", 0.1)  # their addresses are nobody's
     cloud = engine.cloud()
     with living_nodes(cloud) as nodes:
         yield Lab(engine, cloud, nodes, tmp_path)

@@ -2,8 +2,8 @@
 
     python teardown.py NAME [--region REGION | --all-regions] [--force] [--dry-run] [--delete-bucket]
 
-It knows no state of Pulumi's: what bears the tag `cos:cluster` of that name is the cluster's, and nothing else is. It may
-be run again at any point, and from cron. Exit codes: 0 nothing is left, 1 something is, 2 it was refused.
+It knows no state of Pulumi's: what bears the tag `cos:cluster` of that name is the cluster's, and nothing else is. It
+may be run again at any point, and from cron. Exit codes: 0 nothing is left, 1 something is, 2 it was refused.
 
 `cos down` and `cos sweep` are this code too.
 """
@@ -211,7 +211,7 @@ def _of_account(place: Place, cluster: str | None) -> Iterator[_Removal]:
     for item in _pages(iam, "list_instance_profiles", "InstanceProfiles[]"):
         name = item["InstanceProfileName"]
         if name.startswith(_prefix(cluster)):
-            tags = _tags(iam.list_instance_profile_tags(InstanceProfileName=name))
+            tags = _tags(iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"])
             if _is_wanted(tags, cluster):
                 remove = partial(_drop_profile, iam, name, item)
                 yield _found("instance profile", name, place, tags, billable=False), remove

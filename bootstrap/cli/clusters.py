@@ -345,7 +345,7 @@ def _end(name: str, engine: Any, where: Any, save_seconds: float | None) -> str 
     from bootstrap.clusters.down import end  # noqa: PLC0415
 
     with shown_progress(f"{name} goes down") as progress:
-        ended = end(name, where, engine, progress, terminal.note, save_seconds)
+        ended = end(name, where, engine, progress, terminal.note, save_seconds=save_seconds)
     if terminal.json:
         terminal.data({"cluster": name, "left": [], "cost": ended.cost, "bucket": ended.bucket})
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bootstrap.cli.clusters import Force, Wait, Yes, jobs_of, confirm, minutes
+from bootstrap.cli.clusters import Force, Wait, Yes, confirm, jobs_of, minutes
 from bootstrap.cli.terminal import terminal
 from bootstrap.cli.verbs import LOCAL, ClusterName, ssh_host, verb
 from bootstrap.errors import LaunchError

@@ -1,1 +1,1 @@
-"""Clusters of AWS from their configuration to their end: what the verbs `init`, `up`, `status`, `down` and others do."""
+"""Clusters of AWS from configuration to end: what the verbs `init`, `up`, `status`, `down` and others do."""

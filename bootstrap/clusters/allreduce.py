@@ -1,4 +1,4 @@
-"""How fast a cluster exchanges gradients: `torchrun ... -m bootstrap.clusters.allreduce CONNECTION ADDRESS [MIB]` on each node.
+"""How fast a cluster exchanges gradients: `-m bootstrap.clusters.allreduce CONNECTION ADDRESS [MIB]` under torchrun.
 
 Rank 0 prints the bus bandwidth in Gbit/s, as nccl-tests counts it (doc/PERFORMANCE.md there): 2(n-1)/n bytes cross the
 slowest link for each byte of the buffer. Over several nodes that is what the nodes' links carry.
@@ -50,4 +50,4 @@ def _settle(device: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,4 +1,4 @@
-"""What a cluster has cost: runs of nodes and of what goes with them, noted in its bucket, so that any laptop can tell."""
+"""What a cluster has cost: runs of nodes and of what goes with them, noted in its bucket for any laptop."""
 
 import datetime
 from collections.abc import Sequence

@@ -117,18 +117,12 @@ def _ask(host: Host, known: Cluster, ports: Sequence[str]) -> dict[str, Any]:
 
 def judge(name: str, answer: dict[str, Any]) -> Iterator[Check]:
     """A node's answer as checks. A node that asked for EFA and lacks it is refused: jobs would go by TCP, slowly."""
-    for shortage in answer["shortages"]:
-        yield Check("error", name, shortage)
-    if answer["efa"] < answer["expected_efa"]:
+    wanted, there = answer["expected_efa"], answer["efa"]
+    if there < wanted:
         yield Check(
-            "error", name,
-            f"{answer['expected_efa']} EFAs were asked for and {answer['efa']} are there: TCP in their place is refused; "
-            "replace the node by `cos resize` to fewer and back.",
-        )  # fmt: skip
-    elif answer["expected_efa"]:
-        yield Check("ok", name, f"{answer['efa']} EFAs")
-    if answer["driver"]:
-        yield Check("ok", name, f"NVIDIA driver {answer['driver']}")
+            "error", name, f"{wanted} EFAs were asked for and {there} are there: TCP in their place is refused."
+        )
+    yield from (Check("error", name, shortage) for shortage in answer["shortages"])
     if answer["clock_off"] > _CLOCK_SECONDS:
         yield Check("warning", name, f"Its clock is {answer['clock_off']:.0f} s off: look at chrony there.")
     for path, free in answer["disks"].items():
@@ -136,12 +130,12 @@ def judge(name: str, answer: dict[str, Any]) -> Iterator[Check]:
             yield Check("warning", name, f"{path} has {free:.0%} free: `cos run -- df -h` tells of what.")
     for unit, state in answer["services"].items():
         if state != "active":
-            yield Check("error", name, f"{unit} is {state}: `cos run --nodes {name} -- systemctl status {unit}`.")
-    for port, reached in answer["ports"].items():
-        if not reached:
-            yield Check("error", name, f"It does not reach {port}: look at the security group, and at Spark there.")
+            yield Check("error", name, f"{unit} is {state}: see `cos run --nodes {name} -- systemctl status {unit}`.")
+    for port in [port for port, reached in answer["ports"].items() if not reached]:
+        yield Check("error", name, f"It does not reach {port}: look at the security group, and at Spark there.")
     if not answer["shortages"]:
-        yield Check("ok", name, "hardware as its type promises")
+        driver = f", NVIDIA driver {answer['driver']}" if answer["driver"] else ""
+        yield Check("ok", name, f"hardware as its type promises, {there} EFAs{driver}")
 
 
 def probe(known: Cluster, state: State, open_host: Open, *, efa: bool) -> Iterator[Check]:

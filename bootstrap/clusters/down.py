@@ -66,7 +66,9 @@ def refuse_running(
         refuse_if_busy(where, name, _bucket(where, name, known))
 
 
-def end(name: str, where: Place, engine: Engine, progress: Progress, tell: Tell, save_seconds: float | None) -> Ended:
+def end(
+    name: str, where: Place, engine: Engine, progress: Progress, tell: Tell, *, save_seconds: float | None = None
+) -> Ended:
     """End a cluster.
 
     Args:

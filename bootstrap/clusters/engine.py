@@ -1,4 +1,4 @@
-"""Pulumi's Automation API: the cluster's program run in this process, by a command line of Pulumi that has to be there."""
+"""Pulumi's Automation API: the cluster's program in this process, by Pulumi's command line, which has to be there."""
 
 import fcntl
 import os
@@ -98,10 +98,10 @@ class Engine:
     def is_used(self) -> bool:
         """Whether the state has anything."""
         with _told():
-            return bool(self._stack.export_stack().deployment.get("resources"))
+            return bool((self._stack.export_stack().deployment or {}).get("resources"))
 
     def _run(self, operation: Callable[[], Any]) -> Any:
-        """Run an operation; its lock, left by one that was killed, is taken away, for ours says that nobody is there."""
+        """Run an operation; a lock left by one that was killed goes, for ours says that nobody is there."""
         with _told():
             try:
                 return _interruptible(operation)
@@ -156,7 +156,7 @@ def _interruptible(operation: Callable[[], Any]) -> Any:
 
 
 def _passphrase(state: Path) -> dict[str, str]:
-    """Pulumi wants one for its secrets, of which our stacks have none; one is made up unless the person has their own."""
+    """Pulumi wants one for secrets, of which our stacks have none: one is made up unless the person has their own."""
     if "PULUMI_CONFIG_PASSPHRASE" in os.environ or "PULUMI_CONFIG_PASSPHRASE_FILE" in os.environ:
         return {}
     path = state / "passphrase"
@@ -190,5 +190,5 @@ def _sentence(text: str) -> str:
     if "decrypt" in text or "incorrect passphrase" in text:
         return f"Pulumi cannot read the stack's secrets ({said}): set PULUMI_CONFIG_PASSPHRASE as it was."
     if is_capacity_error(text):
-        return said
+        return str(said)
     return f"{said}: mend that and run the same again; what is there already is kept."

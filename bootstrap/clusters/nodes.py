@@ -90,7 +90,7 @@ def place(region: str) -> Place:
     with aws_errors():
         core = botocore.session.get_session()
         limits = Config(connect_timeout=10, read_timeout=30, max_pool_connections=64)
-        core.set_default_client_config(limits)  # type: ignore[no-untyped-call]
+        core.set_default_client_config(limits)
         session = boto3.Session(botocore_session=core, region_name=region)
         if session.get_credentials() is None:
             raise LaunchError(f"There are no credentials of AWS: {_LOGIN}.")

@@ -14,7 +14,7 @@ _DONE = {"create": "created", "update": "changed", "delete": "removed", "replace
 
 
 class Step(NamedTuple):
-    """One resource at work: what is done to it, its type as `Instance`, its name, and when it began (monotonic seconds)."""
+    """One resource at work: what is done to it, its type as `Instance`, its name, when it began (monotonic s)."""
 
     operation: str
     type: str

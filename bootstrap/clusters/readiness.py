@@ -1,4 +1,4 @@
-"""Whether nodes are ready: each writes `nodes/ID/status.json` and its boot's log to the bucket at the end of its boot."""
+"""Whether nodes are ready: each writes `nodes/ID/status.json` and its boot's log to the bucket when it has booted."""
 
 import json
 import time

@@ -84,8 +84,8 @@ def require(name: str, wanted: Sequence[str] = ("running",)) -> State:
 def extend(name: str, minutes: int) -> datetime.datetime:
     """Move the deadline by so many minutes from where it is, everywhere; the new one.
 
-    By AWS itself and not by Pulumi: it must not wait for capacity, or fail for what has nothing to do with it. The nodes'
-    guards read their tag within seconds. The configuration has it too, so that the next `up` finds all as it wants it.
+    By AWS itself and not by Pulumi: it must not wait for capacity, or fail for what has nothing to do with it. The
+    guards read their node's tag within seconds. The configuration has it too, so that the next `up` changes nothing.
 
     Raises:
         LaunchError: The cluster has no node.

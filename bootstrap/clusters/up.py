@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bootstrap import kit
+from bootstrap.cluster import Cluster
 from bootstrap.clusters import config as configs
 from bootstrap.clusters import cost, facts, readiness
 from bootstrap.clusters.engine import Engine, EngineError
-from bootstrap.clusters.nodes import Node, aws_errors, find, place
+from bootstrap.clusters.nodes import Node, aws_errors, place
 from bootstrap.clusters.progress import Progress
-from bootstrap.cluster import Cluster
 from bootstrap.errors import FailedError, LaunchError
 from bootstrap.teardown import Place
 from bootstrap.teardown import find as find_tagged
@@ -131,20 +131,5 @@ def join(prepared: Prepared, bucket: str, tell: Tell, seconds: float) -> Cluster
 
 def write_facts(where: Place, config: ClusterConfig, bucket: str, nodes: list[Node], tell: Tell) -> Cluster:
     """The facts of a cluster, from its configuration and its nodes."""
-    via = "ssm" if config.ssh_from == SSM else "public"
-    return facts.write(
-        where,
-        config.cluster,
-        bucket,
-        nodes,
-        via=via,
-        public_key=config.ssh_public_key,
-        tell=tell,  # type: ignore[arg-type]
-    )
-
-
-def removed(prepared: Prepared, group: str, count: int) -> list[Node]:
-    """The workers that a smaller group loses."""
-    with aws_errors():
-        nodes = find(prepared.place, prepared.config.cluster)
-    return [node for node in nodes if node.group == group and int(node.name.rsplit("-", 1)[1]) >= count]
+    via: Literal["public", "ssm"] = "ssm" if config.ssh_from == SSM else "public"
+    return facts.write(where, config.cluster, bucket, nodes, via=via, public_key=config.ssh_public_key, tell=tell)

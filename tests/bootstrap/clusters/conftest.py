@@ -50,7 +50,12 @@ def _kit(folder: Path) -> Path:
 
 @pytest.fixture
 def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    variables = {**engine.environment, "AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": engine.address, "PULUMI_HOME": str(engine.folder / "home")}
+    variables = {
+        **engine.environment,
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_ENDPOINT_URL": engine.address,
+        "PULUMI_HOME": str(engine.folder / "home"),
+    }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     for module in (readiness, running):

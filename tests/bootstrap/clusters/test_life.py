@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +33,7 @@ def answer(capfd: pytest.CaptureFixture[str], *arguments: str) -> Any:
     code = cos(*arguments, "--json")
     out, err = capfd.readouterr()
     assert code == 0, err
-    return json.loads(out)
+    return json.loads(re.split(r"^(?=[\[{])", out, maxsplit=1, flags=re.MULTILINE)[-1])  # moto prints what it lacks
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -151,7 +153,8 @@ def test_what_fails_can_be_gone_on_with(lab: Lab, before: set[str], capfd: pytes
     assert "name it by --cluster" in refusal(capfd, "sweep", "--remove")
     done = subprocess.run(
         [sys.executable, REPOSITORY / "bootstrap" / "teardown.py", "torn", "--delete-bucket"],
-        cwd=lab.folder, env={**_environment(lab), "PYTHONPATH": ""}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=lab.folder, env={**_environment(), "PYTHONPATH": ""}, capture_output=True, text=True, timeout=120,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing of torn is left in us-east-1" in done.stdout
@@ -161,9 +164,7 @@ def test_what_fails_can_be_gone_on_with(lab: Lab, before: set[str], capfd: pytes
     assert left_of(lab, before) == set()
 
 
-def _environment(lab: Lab) -> dict[str, str]:
-    import os  # noqa: PLC0415
-
+def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "dumb"}
 
 
@@ -175,7 +176,7 @@ def test_ctrl_c_in_up_offers_to_destroy(lab: Lab, before: set[str]) -> None:
     lab.nodes.asleep = True
     command = [sys.executable, "-c", PTY, sys.executable, "-m", "bootstrap.cli", "up", "-c", "half", "--yes"]
     process = subprocess.Popen(
-        command, cwd=lab.folder, env=_environment(lab), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=lab.folder, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     deadline = time.monotonic() + 120

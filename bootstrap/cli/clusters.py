@@ -118,9 +118,10 @@ def _init(
 
     name = _asked("Name of the cluster", None if cluster == LOCAL else cluster, "--cluster")
     preset = _asked(f"Preset ({', '.join(presets.names())})", preset, "--preset", "gpu-single")
+    usual = presets.values(preset)
     if (budget is None) != (alarm is None):
         raise LaunchError("A budget needs both the sum and whom to write to: give --budget and --alarm.")
-    if zone is None and region is not None and presets.values(preset).get("region") != region:
+    if zone is None and region is not None and usual.get("region") != region:
         zone = _asked(f"Availability zone of {region}", None, "--zone", f"{region}a")
     given = {
         "preset": preset, "region": region, "zone": zone, "owner": owner, "ttl": ttl, "ssh_from": ssh_from,

@@ -39,6 +39,7 @@ class Cluster(BaseModel):
     Attributes:
         cluster: its name.
         region: of AWS.
+        bucket: the stack's, empty where there is none.
         ssh_user: the login.
         ssh_via: `public` by the master's address, `ssm` through a session.
         master: the master.
@@ -58,6 +59,7 @@ class Cluster(BaseModel):
 
     cluster: str
     region: str = ""
+    bucket: str = ""
     ssh_user: str
     ssh_via: Literal["public", "ssm"] = "public"
     master: NodeFacts
@@ -123,7 +125,7 @@ def load(name: str) -> Cluster:
         field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the text"
         raise LaunchError(
             f"{path} is of another version of cos ({field}: {error.errors()[0]['msg']}): "
-            f"`cos status {name}` writes it anew."
+            f"`cos status --cluster {name}` writes it anew."
         ) from None
 
 

@@ -11,6 +11,8 @@ from bootstrap.errors import LaunchError
 class ConnectionLostError(LaunchError):
     """The way to the host broke: what was asked may or may not have happened, and can be asked again."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True)
 class Finished:

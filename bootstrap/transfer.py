@@ -10,7 +10,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from bootstrap.errors import LaunchError
 from bootstrap.host import ConnectionLostError, Files
 
-_AGAIN_SECONDS = 120.0
+AGAIN_SECONDS = 120.0
 
 _Result = TypeVar("_Result")
 
@@ -33,7 +33,7 @@ class Copied:
     bytes: int
 
 
-def again(seconds: float = _AGAIN_SECONDS) -> Retrying:
+def again(seconds: float = AGAIN_SECONDS) -> Retrying:
     """Asks again, ever more patiently, where the connection broke; after the seconds its error is raised."""
     return Retrying(
         retry=retry_if_exception_type(ConnectionLostError),
@@ -44,7 +44,7 @@ def again(seconds: float = _AGAIN_SECONDS) -> Retrying:
 
 
 def copy(
-    source: Files, target: Files, paths: Mapping[str, str], *, told: Told | None = None, seconds: float = _AGAIN_SECONDS
+    source: Files, target: Files, paths: Mapping[str, str], *, told: Told | None = None, seconds: float = AGAIN_SECONDS
 ) -> Copied:
     """Copy files, those that the target has already left out.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bootstrap.errors import LaunchError
 
-USAGE, LOST = 2, 3
+LOST = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,12 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         build_app()(args=arguments, prog_name="cos")
     except LaunchError as error:
-        from bootstrap.host import ConnectionLostError  # noqa: PLC0415
-
         if terminal.debug:
             import traceback  # noqa: PLC0415
 
             traceback.print_exc()
         else:
             terminal.error(str(error))
-        sys.exit(LOST if isinstance(error, ConnectionLostError) else USAGE)
+        sys.exit(error.exit_code)

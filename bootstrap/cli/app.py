@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bootstrap.cli import jobs, nodes, pages, tools, train
+from bootstrap.cli import clusters, jobs, nodes, pages, running, tools, train
 from bootstrap.cli.terminal import terminal
 
 _HELP = """Deep learning on Spark: Caffe solvers trained, tested and used for features on a cluster.
@@ -22,7 +22,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,  # a bug is told by Python's own trace, and a mistake by one sentence
     )
     app.callback()(_options)
-    for group in (train, jobs, nodes, pages, tools):
+    for group in (clusters, running, train, jobs, nodes, pages, tools):
         group.register(app)
     return app
 

@@ -103,8 +103,12 @@ class Site:
 
 
 @contextmanager
-def site(name: str) -> Iterator[Site]:
+def site(name: str, patience: float | None = None) -> Iterator[Site]:
     """The site of a cluster; its connection, made when first needed, ends with the block.
+
+    Args:
+        name: The cluster.
+        patience: Seconds for which a master that cannot be reached is asked again; None is the usual.
 
     Raises:
         LaunchError: There is no such cluster.
@@ -123,7 +127,8 @@ def site(name: str) -> Iterator[Site]:
     with ExitStack() as stack:
         host = stack.enter_context(ssh_host(cluster.addresses()[0], cluster))
         prefix = ("sudo", "-n") if cluster.sudo else ()
-        jobs = Jobs(host, f"{cluster.root}/jobs", prefix=prefix, user=cluster.job_user)
+        limits = {} if patience is None else {"patience": patience}
+        jobs = Jobs(host, f"{cluster.root}/jobs", prefix=prefix, user=cluster.job_user, **limits)
         yield Site(name, host, jobs, cluster)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from bootstrap.errors import LaunchError
 from bootstrap.host import Host
 from bootstrap.jobs.record import JobRecord, JobSpec
-from bootstrap.transfer import again
+from bootstrap.transfer import AGAIN_SECONDS, again
 
 _USER_ERROR = 2
 _CANCEL_SECONDS = 90.0
@@ -22,9 +22,19 @@ class Jobs:
         root: The directory.
         prefix: What stands before the command of the host's Python, as `sudo -n`.
         user: The user that jobs run as; by default the one who asks.
+        patience: Seconds for which a host that cannot be reached is asked again.
     """
 
-    def __init__(self, host: Host, root: str, *, prefix: Sequence[str] = (), user: str | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        root: str,
+        *,
+        prefix: Sequence[str] = (),
+        user: str | None = None,
+        patience: float = AGAIN_SECONDS,
+    ) -> None:
+        self._patience = patience
         self.host = host
         self.root = root
         self._command = [*prefix, *host.python, "-m", "bootstrap.jobs.agent", "--root", root]
@@ -79,7 +89,7 @@ class Jobs:
 
     def _ask(self, verb: str, job: str = "", *, given: str = "", seconds: float | None = None) -> Any:
         command = [*self._command, verb, *([job] if job else [])]
-        finished = again()(self.host.run, command, given=given.encode(), seconds=seconds)
+        finished = again(self._patience)(self.host.run, command, given=given.encode(), seconds=seconds)
         errors = finished.errors.decode(errors="replace").strip()
         if finished.code == _USER_ERROR and errors:
             raise LaunchError(errors.splitlines()[-1])

@@ -1,5 +1,6 @@
-"""What outlives a node: its logs and each job's last checkpoint, brought to the bucket in a given time."""
+"""What outlives a node: its logs, each job's last checkpoint and models, brought to the bucket in a given time."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -77,9 +78,20 @@ def _files(context: Context) -> Iterator[tuple[str, Path]]:
         yield f"events/{path.relative_to(events)}", path
     jobs = context.layout.jobs
     for job in sorted(path for path in jobs.glob("*") if path.is_dir()):
-        for path in [job / "job.json", job / "log", *last_checkpoint(job / "work")]:
+        # A set: a model may be a job's result and its last checkpoint's weights.
+        for path in {job / "job.json", job / "log", *last_checkpoint(job / "work"), *_models(job)}:
             if path.is_file():
                 yield f"jobs/{path.relative_to(jobs)}", path
+
+
+def _models(job: Path) -> list[Path]:
+    """What a job's record names as its results, files in the job's own directory alone."""
+    try:
+        results = json.loads((job / "job.json").read_text()).get("results", [])
+        named = [Path(result["path"]) for result in results]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # half written, or of another version
+        return []
+    return [path for path in named if path.is_file() and path.resolve().is_relative_to(job.resolve())]
 
 
 def _below(directory: Path) -> list[Path]:

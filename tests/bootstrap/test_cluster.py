@@ -58,7 +58,7 @@ def test_facts_of_another_version(cos_home: Path) -> None:
     path = cos_home / "clusters" / "old.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**OUTPUTS, "ssh_via": "carrier pigeon"}))
-    with pytest.raises(LaunchError, match=r"old.json is of another version of cos \(ssh_via: .*`cos status old`"):
+    with pytest.raises(LaunchError, match=r"old.json is of another version of cos \(ssh_via: .*--cluster old`"):
         cluster.load("old")
     path.write_text("{")
     with pytest.raises(LaunchError, match="is of another version of cos"):

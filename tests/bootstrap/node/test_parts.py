@@ -141,6 +141,17 @@ def test_executors_logs_and_events_are_saved(context: Context, s3: Any) -> None:
     assert keys(s3) == ["events/eventlog_v2_app-1/events_1", f"nodes/{instance}/executors/app-1/0/stderr"]
 
 
+def test_models_are_saved_and_nothing_outside_of_the_job(context: Context, tmp_path: Path, s3: Any) -> None:
+    job = context.layout.jobs / "1"
+    (job / "work").mkdir(parents=True)
+    (job / "work/lenet.caffemodel").write_text("weights")
+    (tmp_path / "elsewhere").write_text("not the job's")
+    results = [{"path": str(job / "work/lenet.caffemodel")}, {"path": str(tmp_path / "elsewhere")}]
+    (job / "job.json").write_text(json.dumps({"results": results}))
+    assert save.save(context, 30.0) == 0
+    assert keys(s3) == ["jobs/1/job.json", "jobs/1/work/lenet.caffemodel"]
+
+
 def test_a_boot_that_reaches_nothing_still_tells(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     gone = Aws("us-east-1", lambda: Credentials("A", "S", ""), "http://127.0.0.1:9")
     (context.layout.logs / "boot.log").write_text("x")

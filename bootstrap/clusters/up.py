@@ -1,0 +1,135 @@
+"""`up` and `resize`: from a configuration to nodes that are ready, and facts for the other verbs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from bootstrap import kit
+from bootstrap.cluster import Cluster
+from bootstrap.clusters import config as configs
+from bootstrap.clusters import cost, facts, readiness
+from bootstrap.clusters.engine import Engine, EngineError
+from bootstrap.clusters.nodes import Node, aws_errors, place
+from bootstrap.clusters.progress import Progress
+from bootstrap.errors import FailedError, LaunchError
+from bootstrap.teardown import Place
+from bootstrap.teardown import find as find_tagged
+from infra import capacity, preflight
+from infra.config import SSM, ClusterConfig
+from infra.preflight import Finding, offerings
+
+Tell = Callable[[str], None]
+
+
+class Prepared(NamedTuple):
+    """A cluster that may be made.
+
+    Attributes:
+        config: All of its configuration.
+        place: Its region.
+        engine: Its stack.
+        own_kit: The kit's folder, where `up` has to build it first.
+        changes: Of a cluster that is there: what `up` would do, by operation.
+    """
+
+    config: ClusterConfig
+    place: Place
+    engine: Engine
+    own_kit: Path | None
+    changes: Mapping[str, int]
+
+
+def prepare(name: str, *, new_kit: bool = False) -> Prepared:
+    """Pin what is missing, and find the cluster's stack.
+
+    Args:
+        name: The cluster.
+        new_kit: Build the kit anew for a cluster that is there; its nodes are replaced if it differs.
+
+    Raises:
+        LaunchError: The configuration cannot be right, a tool is missing, or the name is another's.
+    """
+    where = place(configs.region(name))
+    with aws_errors():
+        values = configs.read(name)
+        own = configs.folder(name) / "kit"
+        is_own = "kit" not in values and values.get("kit_dir", str(own)) == str(own)
+        config = configs.pinned(name, where.session, own if is_own else None)
+        engine = Engine(name)
+        is_used = engine.is_used
+        if not is_used:
+            _refuse_a_stranger(where, config)
+        needs_kit = is_own and (new_kit or not is_used or not (own / "manifest.json").is_file())
+        changes = engine.preview() if is_used and not needs_kit else {}
+    return Prepared(config, where, engine, own if needs_kit else None, changes)
+
+
+def _refuse_a_stranger(where: Place, config: ClusterConfig) -> None:
+    """A cluster of this name of which this laptop knows nothing is somebody else's, or a lost one."""
+    found = find_tagged(where, config.cluster)
+    if found:
+        raise LaunchError(
+            f"The name {config.cluster} is taken in {config.region}: {len(found)} resources bear it, of "
+            f"{found[0].owner or 'an unknown owner'}. Choose another, or end that one by "
+            f"`cos sweep --cluster {config.cluster}`."
+        )
+
+
+def check(prepared: Prepared) -> Iterator[Finding]:
+    """What AWS would refuse, and the price."""
+    with aws_errors():
+        yield from preflight.run(prepared.place.session, prepared.config)
+
+
+def build_kit(prepared: Prepared) -> None:
+    """Make the nodes' kit where it is `up` that makes it; the first takes minutes."""
+    if prepared.own_kit is not None:
+        java = kit.fetch_java(prepared.own_kit.parent)
+        kit.build(prepared.own_kit, java=java)
+
+
+def make(prepared: Prepared, progress: Progress) -> str:
+    """Have Pulumi make the cluster or change it; the bucket's name.
+
+    Raises:
+        FailedError: A resource could not be had; a want of capacity names the next zone and type.
+    """
+    try:
+        outputs: Mapping[str, Any] = prepared.engine.up(progress, refresh=prepared.engine.is_used)
+    except EngineError as error:
+        raise FailedError(_advised(str(error), prepared, progress)) from None
+    bucket = str(outputs["bucket"])
+    with aws_errors():
+        cost.note(prepared.place, prepared.config, bucket)
+    return bucket
+
+
+def _advised(said: str, prepared: Prepared, progress: Progress) -> str:
+    """The error, with where else there may be capacity."""
+    name = prepared.config.cluster
+    again = f"`cos up --cluster {name}` goes on from here, `cos down --cluster {name}` ends what is there."
+    if not capacity.is_capacity_error(said):
+        return f"{said}\n{again}"
+    types = {group.name: group.type for group in prepared.config.workers} | {"master": prepared.config.master.type}
+    failed = [part.removeprefix(f"{name}-").rsplit("-", 1)[0] for part in progress.failed]
+    wanted = next((types[part] for part in failed if part in types), prepared.config.workers[0].type)
+    with aws_errors():
+        zones = offerings(prepared.place.ec2)
+    return f"{capacity.advice(wanted, prepared.config.zone, zones)}\n{said}\n{again}"
+
+
+def join(prepared: Prepared, bucket: str, tell: Tell, seconds: float) -> Cluster:
+    """Wait until the nodes are ready, and write the facts.
+
+    Raises:
+        FailedError: A node does not join, or not in time.
+    """
+    with aws_errors():
+        nodes = readiness.wait(prepared.place, prepared.config.cluster, bucket, tell, seconds)
+        return write_facts(prepared.place, prepared.config, bucket, nodes, tell)
+
+
+def write_facts(where: Place, config: ClusterConfig, bucket: str, nodes: list[Node], tell: Tell) -> Cluster:
+    """The facts of a cluster, from its configuration and its nodes."""
+    via: Literal["public", "ssm"] = "ssm" if config.ssh_from == SSM else "public"
+    return facts.write(where, config.cluster, bucket, nodes, via=via, public_key=config.ssh_public_key, tell=tell)

@@ -1,0 +1,66 @@
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bootstrap.cli import clusters
+from bootstrap.clusters import readiness, running
+from tests.fixtures.command import cos
+from tests.fixtures.living_nodes import LivingNodes, living_nodes
+from tests.fixtures.pulumi_aws.kinds import Cloud
+from tests.fixtures.pulumi_engine import Engine, engine, moto_address
+
+__all__ = ["engine", "moto_address"]
+
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPC4RzIyRJkkCEgZH7IMYFR2cJ6WdWMBcZ2Cqy3pNg0t tests"
+
+
+class Lab(NamedTuple):
+    """An empty account, the launcher's home in it, and nodes that live."""
+
+    engine: Engine
+    cloud: Cloud
+    nodes: LivingNodes
+    folder: Path
+
+    def init(self, name: str = "dev", *more: str) -> int:
+        """Configure a small cluster with a kit that is there."""
+        key = self.folder / "key.pub"
+        key.write_text(PUBLIC_KEY)
+        settings = [f"ami={self.engine.image()}", f"kit_dir={_kit(self.folder)}", *more]
+        options = [part for setting in settings for part in ("--set", setting)]
+        return cos(
+            "init", "-c", name, "--preset", "cpu-small", "--owner", "ada", "--ssh-from", "203.0.113.7/32",
+            "--ssh-key", str(key), *options,
+        )  # fmt: skip
+
+
+def _kit(folder: Path) -> Path:
+    """A kit as far as Pulumi looks into it."""
+    kit = folder / "kit"
+    kit.mkdir(exist_ok=True)
+    (kit / "cos.whl").write_bytes(b"wheel")
+    entry = {"name": "cos.whl", "sha256": hashlib.sha256(b"wheel").hexdigest(), "size": 5}
+    (kit / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    return kit
+
+
+@pytest.fixture
+def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    variables = {
+        **engine.environment,
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_ENDPOINT_URL": engine.address,
+        "PULUMI_HOME": str(engine.folder / "home"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for module in (readiness, running):
+        monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(clusters, "MASTER_SECONDS", 0.1)  # their addresses are nobody's
+    cloud = engine.cloud()
+    with living_nodes(cloud) as nodes:
+        yield Lab(engine, cloud, nodes, tmp_path)

@@ -52,6 +52,8 @@ FLAGS = (
     Flag("restart_wait", "--restart-wait", "Longest wait for task slots, in seconds.", float),
     Flag("timeout", "--timeout", "Longest silence of a rank, in seconds.", float),
     Flag("corrupt_share", "--corrupt-share", "Share of damaged records that is left out at most.", float),
+    Flag("best", "--best", "Keep the weights with the best validation by this output, as MODEL_best."),
+    Flag("patience", "--patience", "End after so many validations without a better --best.", int),
     Flag("resize", "--resize", "Resize images to the data layer's size.", bool),
     Flag("lmdb_partitions", "--lmdb-partitions", "Parts in which an LMDB is read.", int),
 )

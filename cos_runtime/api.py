@@ -180,6 +180,7 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: 
         seed=solver.random_seed if solver.random_seed >= 0 else seed,
         prefix=conf.snapshot_prefix,
         checkpoints=conf.checkpoints,
+        aim=plan.aim,
         corrupt_share=conf.corrupt_share,
         timeout=conf.timeout,
     )

@@ -22,7 +22,7 @@ from cos_runtime.errors import UserError
 
 # The least value of each flag that is a number.
 _LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoints", "timeout"), 1) | dict.fromkeys(
-    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait", "corrupt_share"), 0
+    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait", "corrupt_share", "patience"), 0
 )
 
 
@@ -62,6 +62,8 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-restart_wait", type=float, default=300.0, metavar="S", help="longest wait for task slots (default 300)")
     add("-timeout", type=float, default=300.0, metavar="S", help="longest silence of a rank (default 300)")
     add("-corrupt_share", type=float, default=0.01, metavar="S", help="damaged records left out at most (default 0.01)")
+    add("-best", metavar="BLOB", help="keep the weights with the best validation by this output, as MODEL_best")
+    add("-patience", type=int, default=0, metavar="N", help="end after N validations without a better -best")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
     add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
     return parser
@@ -89,6 +91,8 @@ def parse_flags(args: Sequence[str]) -> argparse.Namespace:
             raise UserError(f"-{name} is {value:g}: it must be {least} or more")
     if flags.connection not in CONNECTIONS:
         raise UserError(f'-connection is "{flags.connection}": use one of {", ".join(CONNECTIONS)}')
+    if flags.patience and not flags.best:
+        raise UserError("-patience needs -best, the output of the TEST net that is to become better")
     if flags.snapshot and not flags.weights:
         raise UserError("-snapshot needs -weights, the .caffemodel that was written with it")
     return flags
@@ -130,6 +134,8 @@ class Config:
         self.checkpoint_seconds: float = flags.checkpoint_seconds
         self.checkpoint_iterations: int = flags.checkpoint_iterations
         self.checkpoints_kept: int = flags.checkpoints
+        self.best: str = flags.best or ""
+        self.patience: int = flags.patience
         self.max_restarts: int = flags.max_restarts
         self.restart_wait: float = flags.restart_wait
         self.timeout: float = flags.timeout
@@ -154,6 +160,12 @@ class Config:
         if not prefix:
             return ""
         return storage.resolve(prefix, storage.parent(self.modelPath) if self.modelPath else self.solver_folder)
+
+    @property
+    def best_path(self) -> str:
+        """Where the weights with the best validation go; empty where none are kept."""
+        suffix = ".h5" if self.solverParameter.snapshot_format == SolverParameter.HDF5 else ""
+        return f"{self.snapshot_prefix or _without_suffix(self.modelPath)}_best.caffemodel{suffix}" if self.best else ""
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -11,6 +11,7 @@ from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN
 from cos_runtime.caffe.solver import Solver
 from cos_runtime.config import Config
 from cos_runtime.engine import network
+from cos_runtime.engine.best import Aim
 from cos_runtime.engine.job import Start, TrainingPlan
 from cos_runtime.engine.snapshots import Snapshots
 from cos_runtime.errors import UserError
@@ -54,12 +55,26 @@ def check_training(
             f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {solver_param.max_iter}: "
             "there is nothing left to train; raise max_iter"
         )
+    aim = Aim()
     if validation is not None:
-        test_net(conf, validation).share_weights(net)
+        tested = test_net(conf, validation)
+        tested.share_weights(net)
+        aim = _aim(conf, tested)
+    elif conf.best:
+        raise UserError("-best needs validation: give the solver test_interval and test_iter")
     own = conf.checkpoints
-    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, own.prefix, own.kept)
+    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, conf.best_path, own.prefix, own.kept)
     snapshots.refuse_existing(solver.iteration, start.state_path)
-    return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses)
+    return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses, aim)
+
+
+def _aim(conf: Config, net: Net) -> Aim:
+    """What ``-best`` names: lower is better for a loss, higher for anything else."""
+    if not conf.best:
+        return Aim()
+    if conf.best not in net.outputs:
+        raise UserError(f"-best: the TEST net has no output {conf.best}: its outputs are {', '.join(net.outputs)}")
+    return Aim(conf.best, conf.best in net.losses, conf.patience)
 
 
 def test_net(conf: Config, source: DataSource) -> Net:

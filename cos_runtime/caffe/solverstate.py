@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,15 +26,15 @@ from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 
 _HISTORY_FIELD, _RANK_BLOBS_FIELD = 3, 1003
 # What Caffe itself does not write, and passes over.
-_OWN_NUMBERS = ("records", "seed")
+_OWN_NUMBERS = ("records", "ranks", "ranks_since", "seed", "best", "stale")
 
 
 @dataclass(frozen=True)
 class SolverState:
     """All that a solver needs, besides the weights, to go on as if it had never stopped.
 
-    The last three fields are this project's own: a file that Caffe wrote has none of them, and Caffe reads a file with
-    them as one without.
+    The fields after ``learned_net`` are this project's own: a file that Caffe wrote has none of them, and Caffe reads
+    a file with them as one without.
 
     Attributes:
         iteration: number of updates made.
@@ -41,7 +42,11 @@ class SolverState:
         history: the update rule's blobs, in Caffe's order.
         learned_net: path of the weights file that goes with the state; empty where it names none.
         records: training records that all ranks together have taken; None where the file does not say.
+        ranks: how many ranks took them; None where the file does not say.
+        ranks_since: how many of the records were taken before there were that many ranks.
         seed: of the job's random numbers; None where the file does not say.
+        best: the best value of a validation pass; None where there was none.
+        stale: validation passes since then.
         rank_blobs: for each rank, float32 [n], what its layers keep themselves (``Net.state_blobs``, one after the
             other); empty where the weights file has all of it.
     """
@@ -51,7 +56,11 @@ class SolverState:
     history: list[np.ndarray]
     learned_net: str = ""
     records: int | None = None
+    ranks: int | None = None
+    ranks_since: int = 0
     seed: int | None = None
+    best: float | None = None
+    stale: int = 0
     rank_blobs: list[np.ndarray] = field(default_factory=list)
 
 
@@ -117,9 +126,14 @@ def _to_binary(state: SolverState) -> bytes:
     for blob in state.rank_blobs:
         parts += delimited(_RANK_BLOBS_FIELD, to_parts(blob))
     # The last, so that a file that was cut off shows.
-    tail = weights_pb2.State(current_step=state.current_step, records=state.records, seed=state.seed)
-    parts.append(tail.SerializeToString())
+    parts.append(weights_pb2.State(current_step=state.current_step, **_own_numbers(state)).SerializeToString())
     return b"".join(parts)
+
+
+def _own_numbers(state: SolverState) -> dict[str, Any]:
+    """The numbers that Caffe does not know, those that say nothing left out."""
+    found = {each.name: (getattr(state, each.name), each.default) for each in fields(state)}
+    return {name: value for name, (value, default) in found.items() if name in _OWN_NUMBERS and value != default}
 
 
 def _from_hdf5(content: bytes) -> SolverState:
@@ -134,8 +148,8 @@ def _from_hdf5(content: bytes) -> SolverState:
         return SolverState(*numbers, history, learned_net, rank_blobs=rank_blobs, **own)
 
 
-def _number(dataset: h5py.Dataset) -> int:
-    return int(np.asarray(dataset[()]).reshape(-1)[0])
+def _number(dataset: h5py.Dataset) -> Any:
+    return np.asarray(dataset[()]).reshape(-1)[0].item()
 
 
 def _to_hdf5(state: SolverState) -> bytes:
@@ -150,9 +164,8 @@ def _to_hdf5(state: SolverState) -> bytes:
         history = file.create_group("history")
         for index, blob in enumerate(state.history):
             write_dataset(history, index, blob)
-        for name in _OWN_NUMBERS:
-            if getattr(state, name) is not None:
-                file.create_dataset(name, data=np.array([getattr(state, name)], np.int64))
+        for name, number in _own_numbers(state).items():
+            file.create_dataset(name, data=np.array([number]))
         if state.rank_blobs:
             ranks = file.create_group("rank_blobs")
             for index, blob in enumerate(state.rank_blobs):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cos_runtime.caffe.layers import Shape
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
+from cos_runtime.engine.best import Aim
 from cos_runtime.engine.line import NOWHERE, LineAddress
 from cos_runtime.engine.snapshots import CHECKPOINT, Snapshots, model_path
 from cos_runtime.sources.base import DataSource
@@ -47,6 +48,8 @@ class TrainJob:
         prefix: path or URL before ``_iter_N`` in the names of snapshots; empty for none.
         checkpoints: the snapshots it makes on its own.
         corrupt_share: of damaged records among all, up to which they are left out.
+        aim: what its validation passes are to reach.
+        aim: what its validation passes are to reach.
         timeout: longest wait for the other ranks, in seconds.
         address: the driver's end of the line, another one for each start.
     """
@@ -62,6 +65,7 @@ class TrainJob:
     seed: int
     prefix: str
     checkpoints: Checkpoints
+    aim: Aim
     corrupt_share: float
     timeout: float
     address: LineAddress = NOWHERE
@@ -125,6 +129,7 @@ class TrainingPlan:
         seed: of the run that it goes on from; None where that is not known.
         snapshots: the files it will write.
         loss_weights: of the TRAIN net's losses, by top blob.
+        aim: what the validation passes are to reach.
     """
 
     start: Start
@@ -132,3 +137,4 @@ class TrainingPlan:
     seed: int | None
     snapshots: Snapshots
     loss_weights: dict[str, float]
+    aim: Aim

@@ -73,7 +73,9 @@ def run(
 def _said(error: RankError, restarts: int) -> RankError:
     if not restarts:
         return error
-    return RankError(f"{error} (after {restarts} new starts)", error.trace, is_users=error.is_users)
+    return RankError(
+        f"{error} (after {restarts} new start{'s' * (restarts > 1)})", error.trace, is_users=error.is_users
+    )
 
 
 def _wait_for_slots(spark: SparkSession, ranks: int, policy: Policy, cause: RankError) -> None:

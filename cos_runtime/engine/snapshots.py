@@ -14,8 +14,9 @@ from cos_runtime import storage
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.errors import UserError
 
-# Why a snapshot is made: on the job's own account, because the solver asks for it, or as training has ended.
-CHECKPOINT, SNAPSHOT, FINAL = "checkpoint", "snapshot", "final"
+# Why a snapshot is made: on the job's own account, because the solver asks for it, as its validation was better than
+# all before, or as training has ended.
+CHECKPOINT, SNAPSHOT, BEST, FINAL = "checkpoint", "snapshot", "best", "final"
 
 
 def model_path(prefix: str, iteration: int, file_format: int) -> str:
@@ -49,6 +50,7 @@ class Snapshots:
         solver: for ``snapshot``, ``snapshot_format``, ``snapshot_after_train`` and ``max_iter``.
         prefix: path or URL before ``_iter_N``; empty for no snapshots.
         model: path or URL of the final weights; empty for none.
+        best: path or URL of the weights with the best validation; empty for none.
         checkpoint_prefix: path or URL before ``_iter_N`` of the job's own checkpoints; empty for none.
         kept: how many checkpoints stay, the newest.
     """
@@ -56,6 +58,7 @@ class Snapshots:
     solver: SolverParameter
     prefix: str
     model: str
+    best: str = ""
     checkpoint_prefix: str = ""
     kept: int = 2
     _checkpoints: deque[Saved] = field(default_factory=deque)
@@ -68,6 +71,8 @@ class Snapshots:
         """
         if self.model and storage.exists(self.model):
             raise UserError(f"-model {self.model} exists: name another file, or remove it first")
+        if self.best and not start and storage.exists(self.best):
+            raise UserError(f"-best would write over {self.best}, of an earlier run: remove it, or change -model")
         for iteration in self._iterations(start):
             for path in self._paths(iteration):
                 if storage.exists(path):
@@ -90,8 +95,11 @@ class Snapshots:
         """
         if purpose == CHECKPOINT:
             return [self._save_checkpoint(iteration, model, state)]
+        if purpose == BEST:
+            storage.write_bytes(self.best, model)
+            return [Saved(self.best)]
         saved = []
-        if self.prefix and (purpose == SNAPSHOT or self._has_final_snapshot()):
+        if self.prefix and (purpose == SNAPSHOT or self._has_final_snapshot(iteration)):
             saved.append(_write(self._paths(iteration), model, state))
         if purpose == FINAL and self.model:
             saved.append(Saved(self.model))
@@ -117,16 +125,16 @@ class Snapshots:
         self.remove_checkpoints(self.kept)
         return saved
 
-    def _has_final_snapshot(self) -> bool:
+    def _has_final_snapshot(self, last: int) -> bool:
         interval = self.solver.snapshot
-        return self.solver.snapshot_after_train and not (interval and self.solver.max_iter % interval == 0)
+        return self.solver.snapshot_after_train and not (interval and last % interval == 0)
 
     def _iterations(self, start: int) -> list[int]:
         if not self.prefix:
             return []
         interval, last = self.solver.snapshot, self.solver.max_iter
         found = [i for i in range(interval, last + 1, interval) if i > start] if interval else []
-        return [*found, last] if self._has_final_snapshot() else found
+        return [*found, last] if self._has_final_snapshot(last) else found
 
     def _paths(self, iteration: int) -> tuple[str, str]:
         file_format = self.solver.snapshot_format

@@ -56,10 +56,11 @@ class Spool:
         writer.close()
         self._file.flush()
 
-    def load(self) -> None:
-        """Make the first pass without using it."""
+    def load(self) -> int:
+        """Make the first pass without using it, and return the number of records."""
         for _ in self.once():
             pass
+        return self._records
 
     def again_and_again(self, start: int = 0) -> Iterator[pa.RecordBatch]:
         """Later passes without end, from the file, after :meth:`once` has ended.
@@ -78,8 +79,10 @@ class Spool:
         Args:
             start: records that the endless sequence is begun after.
         """
-        yield from _after(self.once(), start)
-        yield from self.again_and_again(max(0, start - self._records))
+        if not self._records:
+            yield from _after(self.once(), start)
+            start = max(0, start - self._records)
+        yield from self.again_and_again(start)
 
 
 def _after(batches: Iterator[pa.RecordBatch], records: int) -> Iterator[pa.RecordBatch]:

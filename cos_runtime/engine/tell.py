@@ -69,10 +69,8 @@ class Teller:
     def finish(self) -> None:
         """The job has ended well."""
         self._snapshots.remove_checkpoints()
-        last = self._job.solver.max_iter
-        images = (
-            (last - self._first) * self._job.ranks * self._job.source.batch_size * max(1, self._job.solver.iter_size)
-        )
+        last = self._iteration
+        images = (last - self._first) * self._job.records_a_step
         self._reporters.emit(JobFinished(last, time.monotonic() - self._begin, images))
 
     def cancelled(self) -> None:

@@ -19,13 +19,14 @@ from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN
 from cos_runtime.caffe.solver import SmoothedLoss, Solver
+from cos_runtime.engine.best import Best
 from cos_runtime.engine.failures import LeaveError, PeerDivergedError
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.keeper import Capture, Keeper
 from cos_runtime.engine.line import Line, Message
 from cos_runtime.engine.pace import Pace
-from cos_runtime.engine.snapshots import CHECKPOINT, FINAL, SNAPSHOT
+from cos_runtime.engine.snapshots import BEST, CHECKPOINT, FINAL, SNAPSHOT
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
 from cos_runtime.engine.validate import Validator
 from cos_runtime.engine.wishes import Wish, Wishes
@@ -44,8 +45,10 @@ class LossModule(nn.Module):
         self.wishes = wishes
         self.wanted = list(dict.fromkeys([*net.outputs, *net.losses]))
 
-    def forward(self, inputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, a scalar, and the wanted blobs."""
+    def forward(self, inputs: dict[str, Tensor], *, is_rehearsal: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, a scalar, and the wanted blobs; in a rehearsal a loss of 0 that each parameter is part of."""
+        if is_rehearsal:
+            return torch.stack([(each * 0).sum() for each in self.parameters() if each.requires_grad]).sum(), {}
         blobs = self.net(inputs, self.wanted)
         return self.wishes.carried_by(self.net.loss(blobs)), blobs
 
@@ -76,7 +79,7 @@ class Trainer:
         torch.manual_seed(job.seed)
         state = job.solver.train_state
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
-        self.records = 0
+        self.records = self.ranks_since = 0
         self.solver = self._begin(go)
         self.module = self._wrap(LossModule(self.net, self.wishes))
         self.keeper = Keeper(job.address, job.checkpoints.seconds if world.rank == 0 else 0, job.timeout)
@@ -85,11 +88,9 @@ class Trainer:
         self.validator = None
         if job.validation and validation is not None:
             spool = Spool(validation, local_folder())
-            spool.load()
             first = job.passes_before(self.solver.iteration)
             self.validator = Validator(job, job.validation, spool, self.net, world, first=first)
-        records = Spool(batches, local_folder()).cycle(world.dealt(self.records))
-        rows = rebatch(records, itertools.repeat(job.source.batch_size))
+        rows = rebatch(self._records_from(Spool(batches, local_folder())), itertools.repeat(job.source.batch_size))
         fed = self.solver.iteration * job.passes_a_step
         decoder = Tolerant(job.source, job.corrupt_share, self._tell_skipped)
         self.feed = Feed(rows, decoder, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)
@@ -102,17 +103,24 @@ class Trainer:
         self.net.to(self.world.device)
         solver = Solver(self.job.solver, self.net)
         rows: list[np.ndarray] = []
+        best = [math.nan, 0.0]
         if state:
             found = solverstate.parse(state, go.facts["state"])
             solver.restore(found)
             at = solver.iteration * self.job.records_a_step
             self.records = at if found.records is None else found.records
+            is_same = found.ranks in {None, self.world.size}
+            self.ranks_since = found.ranks_since if is_same else self.records
             # Of another number of ranks: the weights have the mean.
-            rows = found.rank_blobs if len(found.rank_blobs) == self.world.size else []
-        counters = [solver.iteration, solver.current_step, self.records, len(rows)]
+            rows = found.rank_blobs if is_same else []
+            best = [math.nan if found.best is None else found.best, found.stale]
+        counters = [solver.iteration, solver.current_step, self.records, self.ranks_since, len(rows)]
         shared = torch.tensor(counters, device=self.world.device)
-        self.world.copy_from_first([shared, *solver.history])
-        solver.iteration, solver.current_step, self.records, has_rows = shared.tolist()
+        judged = torch.tensor(best, dtype=torch.float64, device=self.world.device)
+        self.world.copy_from_first([shared, judged, *solver.history])
+        value, stale = judged.tolist()
+        self.best = Best(self.job.aim, None if math.isnan(value) else value, int(stale))
+        solver.iteration, solver.current_step, self.records, self.ranks_since, has_rows = shared.tolist()
         self._rank_blobs = self._shared_rows(rows) if has_rows else None
         return solver
 
@@ -125,6 +133,14 @@ class Trainer:
         self.world.copy_from_first([shared])
         return shared
 
+    def _records_from(self, spool: Spool) -> Iterator[pa.RecordBatch]:
+        """The rank's records, from where an earlier run has left them."""
+        start = (self.records - self.ranks_since) // self.world.size
+        if self.ranks_since:
+            # Other ranks took those before: which of this rank's records are among them, all must be read to know.
+            start += self.world.dealt(self.ranks_since % self.world.count(spool.load()))
+        return spool.cycle(start)
+
     def _wrap(self, module: LossModule) -> nn.Module:
         """The module with its gradients averaged over the ranks, and rank 0's parameters everywhere."""
         module.to(self.world.device)
@@ -133,9 +149,14 @@ class Trainer:
         self.world.copy_from_first([parameter.data for parameter in self.net.parameters()])
         if self._rank_blobs is not None:
             self._set_state(self._rank_blobs[self.world.rank])
-        return DistributedDataParallel(
+        parallel = DistributedDataParallel(
             module, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
+        if self.world.size > 2:
+            # After its first backward pass torch lays the gradients out anew, and where a value lies decides in which
+            # order more than two ranks add it up: so that pass is none of the training's, in any start.
+            parallel({}, is_rehearsal=True)[0].backward()
+        return parallel
 
     def _tell_skipped(self, skipped: Skipped) -> None:
         self.line.send("skipped", rank=self.world.rank, **dataclasses.asdict(skipped))
@@ -145,7 +166,7 @@ class Trainer:
         return self.feed.taken + (self.validator.feed.taken if self.validator else 0)
 
     def run(self) -> int:
-        """Train until ``max_iter`` and return the number of iterations made.
+        """Train until ``max_iter``, or until validation is no longer better, and return the number of iterations made.
 
         Raises:
             UserError: the loss or the weights are no longer finite, or a snapshot could not be written.
@@ -156,11 +177,14 @@ class Trainer:
             pace = Pace(self.job.records_a_step)
             while self.solver.iteration < self.job.solver.max_iter:
                 self._validate_if_due(pace)
+                if self.best.is_enough:
+                    break
                 agreed = self._step(pace)
                 if Wish.DIVERGED in agreed:
                     self._refuse_divergence()
                 self._keep_if_due(agreed)
-            self._validate_if_due(pace)
+            else:
+                self._validate_if_due(pace)
         self._average_state()
         self._keep(FINAL)
         self.keeper.wait()
@@ -250,6 +274,8 @@ class Trainer:
             outputs = self.validator.run()
         if self.world.rank == 0:
             self.line.send("test", iteration=iteration, outputs=outputs, loss_weights=self.validator.net.losses)
+        if self.best.take(outputs):
+            self._keep(BEST)
 
     def _average_state(self) -> None:
         """Make what layers keep themselves (BatchNorm's sums) the mean over the ranks."""
@@ -279,7 +305,11 @@ class Trainer:
         state = dataclasses.replace(
             self.solver.state(self.job.learned_net(iteration, purpose)),
             records=self.records,
+            ranks=self.world.size,
+            ranks_since=self.ranks_since,
             seed=self.job.seed,
+            best=self.best.value,
+            stale=self.best.stale,
             rank_blobs=list(rows.cpu().numpy()),
         )
         self.keeper.keep(Capture(purpose, self.net.param, self.net.weights(), state, file_format))

@@ -25,7 +25,7 @@ class Validator:
 
     Args:
         source: the validation records.
-        spool: the rank's share of them, read already.
+        spool: the rank's share of them, which is read here.
         net: the TRAIN net.
         first: number of the first pass: how many an earlier run has made that this one goes on from.
     """
@@ -46,13 +46,20 @@ class Validator:
         self._batch = source.batch_size
         self._records = job.test_iter * source.batch_size
         self._pass = first
-        rows = rebatch(spool.again_and_again(self._world.dealt(self._records * first)), self._sizes(first))
+        self._own = spool.load()
+        self._all = world.count(self._own)
+        rows = rebatch(spool.again_and_again(self._dealt(self._records * first)), self._sizes(first))
         fed = sum(len(self._chunks(number)) for number in range(first))
         self.feed = Feed(rows, source, [job.seed, world.rank, 1], first=fed, timeout=job.timeout)
 
+    def _dealt(self, records: int) -> int:
+        """How many of the first ``records`` records of the endless sequence are this rank's."""
+        rounds, rest = divmod(records, self._all)
+        return rounds * self._own + self._world.dealt(rest)
+
     def _share(self, number: int) -> int:
         """How many of the records of pass ``number`` are this rank's."""
-        return self._world.dealt(self._records * (number + 1)) - self._world.dealt(self._records * number)
+        return self._dealt(self._records * (number + 1)) - self._dealt(self._records * number)
 
     def _chunks(self, number: int) -> list[int]:
         share = self._share(number)

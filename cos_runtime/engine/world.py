@@ -46,6 +46,10 @@ class World:
         """How many of the first ``records`` records are this rank's: record ``p`` is rank ``p % size``'s."""
         return -(-(records - self.rank) // self.size)
 
+    def count(self, own: int) -> int:
+        """The sum of a number over all ranks."""
+        return int(self.sum(torch.tensor(own)))
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of a small vector over all ranks."""
         return self.sum(values) / self.size

@@ -17,7 +17,7 @@ from cos_runtime.engine.failures import RankError
 from cos_runtime.engine.snapshots import CHECKPOINT, Snapshots
 from cos_runtime.sources.lmdb import LMDB
 from tests.fixtures.jobs import MakeJob
-from tests.fixtures.training import assert_same, metrics, train
+from tests.fixtures.training import BATCH_NORM, assert_same, metrics, train
 
 
 class Poisoned(LMDB):
@@ -64,6 +64,20 @@ def test_checkpoints_by_time_go_at_a_good_end(spark, make_job: MakeJob):
     job = make_job(max_iter=400)
     train(spark, job, "-checkpoint_seconds", "0.1")
     assert [line for line in metrics(job, "snapshot") if "checkpoint" in line["path"]]
+    assert not list(job.path.glob("*checkpoint*"))
+
+
+def test_a_killed_rank_costs_nothing_but_time(spark, make_job: MakeJob):
+    # Rank 1 has 52 records and comes by its third batch again at iteration 15.
+    fields = {"records": 104, "max_iter": 30, "extra": BATCH_NORM, "transform": "mirror: true"}
+    fields["source_class"] = "tests.cos_runtime.engine.disturbed_source.Disturbed"
+    found = {}
+    for name, disturbance in (("whole", ""), ("killed", "33:2:kill")):
+        job = make_job(name, **fields)
+        Path(job.file("disturbances")).write_text(disturbance)
+        found[name] = train(spark, job, "-clusterSize", "2", "-checkpoint_iterations", "4")
+    assert_same(found["killed"], found["whole"], 0)
+    assert [start["iteration"] for start in metrics(job, "started")] in ([0, 4], [0, 8], [0, 12])
     assert not list(job.path.glob("*checkpoint*"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from enum import IntEnum
 
@@ -14,14 +15,15 @@ class Wish(IntEnum):
 
     CHECKPOINT = 0  # write one at the end of this step
     LEAVE = 1  # and this rank ends after it
-    DIVERGED = 2  # its loss is no finite number
+    DIVERGED = 2  # its loss is no finite number; never asked for
 
 
 class Wishes(nn.Module):
     """A parameter with an element a wish, always 0, whose gradient is the wish.
 
     The exchange that averages the gradients of the weights averages this one too. So all ranks learn of a wish in the
-    same step, whichever rank has it, and no message of its own holds up a step.
+    same step, whichever rank has it, and no message of its own holds up a step. A loss that is no finite number needs
+    no asking: it makes numbers of none of them.
 
     Attributes:
         is_leaving: whether this rank was told to end.
@@ -38,14 +40,14 @@ class Wishes(nn.Module):
         super().__init__()
         self.carrier = nn.Parameter(torch.zeros(len(Wish), device=device))
         self.is_leaving = False
-        self._own = torch.zeros(len(Wish))
+        self._own = self._none = torch.zeros(len(Wish), device=device)
         self._asked = threading.RLock()  # a signal's handler asks on this very thread
-
         self._late: tuple[Tensor, torch.cuda.Event] | None = None
 
     def ask(self, wish: Wish) -> None:
         """Put forward a wish, from any thread; it goes with the next step."""
         with self._asked:
+            self._own = self._own.clone()
             self._own[wish] = 1.0
 
     def leave(self) -> None:
@@ -54,18 +56,19 @@ class Wishes(nn.Module):
         self.ask(Wish.LEAVE)
 
     def carried_by(self, loss: Tensor) -> Tensor:
-        """The loss, as it is, with this rank's wishes in its gradient."""
+        """The loss, a scalar, as it is, with this rank's wishes in its gradient."""
         with self._asked:
-            own, self._own = self._own, torch.zeros(len(Wish))
-        own = own.to(loss.device, non_blocking=True)
-        own[Wish.DIVERGED] = ~torch.isfinite(loss.detach())
-        return loss + (self.carrier * own).sum()
+            own, self._own = self._own, self._none
+        # A loss that is not finite is no number once multiplied by 0, and then no wish arrives as a number.
+        return loss + torch.dot(self.carrier, own + loss.detach() * 0)
 
     def agreed(self) -> set[Wish]:
         """What any rank wished for in this step; on a GPU, in the one before, as its queue must not run dry."""
         if self.carrier.grad is None:
             return set()
         exchanged = self.carrier.grad.tolist() if not self.carrier.is_cuda else self._of_last_step(self.carrier.grad)
+        if math.isnan(sum(exchanged)):
+            return {Wish.DIVERGED}
         self.carrier.grad.zero_()
         return {wish for wish in Wish if exchanged[wish]}
 

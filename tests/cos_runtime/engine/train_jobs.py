@@ -1,4 +1,4 @@
-"""Submitted by test_cluster.py: trains job after job in one application."""
+"""Submitted by tests: trains job after job in one application."""
 
 import json
 import sys
@@ -10,5 +10,9 @@ from cos_runtime.api import CaffeOnSpark, Config, DataSource
 spark = SparkSession.builder.getOrCreate()
 for args in json.loads(sys.argv[1]):
     conf = Config(spark, args)
-    CaffeOnSpark(spark).train(DataSource.getSource(conf, True))
+    source = DataSource.getSource(conf, True)
+    if conf.solverParameter.test_interval:
+        CaffeOnSpark(spark).trainWithValidation(source, DataSource.getSource(conf, False))
+    else:
+        CaffeOnSpark(spark).train(source)
 spark.stop()

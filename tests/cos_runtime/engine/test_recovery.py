@@ -67,8 +67,8 @@ def jobs(cluster: LocalCluster, make: MakeJob) -> dict[str, JobFolder]:
     jobs = {
         "whole": (disturbed(make, "whole", solver=validation), []),
         "kill": (disturbed(make, "kill", at(1, 16, "kill"), solver=validation), []),
-        "kill-executor": (disturbed(make, "kill-executor", at(0, 21, "kill-executor")), []),
-        "leave": (disturbed(make, "leave", at(2, 18, "leave")), ["-checkpoint_iterations", "0"]),
+        "kill-executor": (disturbed(make, "kill-executor", at(0, 21, "kill-executor"), solver=validation), []),
+        "leave": (disturbed(make, "leave", at(2, 18, "leave"), solver=validation), ["-checkpoint_iterations", "0"]),
         "decommission": (
             disturbed(make, "decommission", at(1, 3, "decommission"), max_iter=1000),
             ["-checkpoint_iterations", "0"],
@@ -113,14 +113,15 @@ def test_decommissioning_makes_a_checkpoint_at_once(jobs: dict[str, JobFolder]):
 
 @pytest.mark.long
 def test_a_kill_at_any_moment(cluster: LocalCluster, make: MakeJob):
+    # Ten of them, two a job.
     moments = random.Random(7)
     jobs = {"whole": (disturbed(make, "undisturbed"), [])}
-    for number in range(10):
-        # Two moments each: the second is after the new start.
+    for number in range(5):
+        # Where the second moment comes after the new start, it is counted from there.
         lines = [at(moments.randrange(RANKS), moments.randrange(ITERATIONS), "kill") for _ in range(2)]
-        jobs[f"killed {number}"] = (disturbed(make, f"killed{number}", *lines), ["-max_restarts", "2"])
+        jobs[f"killed {number}"] = (disturbed(make, f"killed{number}", *lines), [])
     train_all(cluster, jobs)
     whole, *others = (job for job, _ in jobs.values())
     for job in others:
-        assert metrics(job, "failed")
+        assert 1 <= len(metrics(job, "failed")) <= len(list(job.path.glob("did-*")))
         assert_same(weights_of(job), weights_of(whole), 0)

@@ -66,12 +66,17 @@ class Stage:
         except (PySparkException, Py4JError, ConnectionError) as error:
             if _is_shut_down(error):  # and took the ranks with it, who are no cause then
                 raise JobCancelled from None
-            raise self._cause(dispatcher, str(error)) from None
+            cause = self._cause(dispatcher, str(error))
+            if isinstance(cause, RankError):
+                dispatcher.end()
+                thread.join(job.timeout)  # a new start begins with the snapshot that is just being written
+            # Else no waiting: after Ctrl-C the JVM is about to end, and it takes what is said to the terminal.
+            raise cause from None
         finally:
             dispatcher.end()
-            thread.join(job.timeout)  # for the last snapshot to be written
             with contextlib.suppress(Py4JError, ConnectionError):  # Ctrl-C ends the JVM too
                 context._jsc.clearJobGroup()  # PySpark itself has no word for it
+        thread.join(job.timeout)  # for the last reports
         failure = dispatcher.failure()
         if failure:
             raise failure

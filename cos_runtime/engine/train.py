@@ -110,8 +110,8 @@ class Trainer:
         if state:
             found = solverstate.parse(state, go.facts["state"])
             solver.restore(found)
-            at = solver.iteration * self.job.records_a_step
-            self.records = at if found.records is None else found.records
+            # Caffe keeps no position in the data: a run that resumes its state begins at the first record.
+            self.records = found.records or 0
             is_same = found.ranks in {None, self.world.size}
             self.ranks_since = found.ranks_since if is_same else self.records
             # Of another number of ranks: the weights have the mean.

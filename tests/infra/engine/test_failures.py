@@ -7,7 +7,7 @@ import pytest
 from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.fixtures.pulumi_aws.ledger import Fault
 from tests.fixtures.pulumi_engine import Engine
-from tests.infra.engine.apart import up_apart
+from tests.infra.engine.apart import failing_up
 from tests.infra.engine.cluster import cluster_stack
 
 pytestmark = pytest.mark.long
@@ -26,7 +26,7 @@ def test_a_failure_at_any_one_resource(engine: Engine, kit: Path, subtests: pyte
             moment = "after" if number % 2 else "before"
             engine.ledger.fail(Fault(name=call.name, kind=call.kind, moment=moment, message="NoLuck: not this time"))
             try:
-                assert "NoLuck: not this time" in up_apart(engine, stack)
+                assert "NoLuck: not this time" in failing_up(engine, stack)
             finally:
                 engine.ledger.fail()
             stack.up()

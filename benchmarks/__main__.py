@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from benchmarks import on_spark, page, training
+from benchmarks import on_spark, page, training, transfers
 from benchmarks.measure import Benchmark, Result
 
-BENCHMARKS = {each.name: each for each in [*training.BENCHMARKS, *on_spark.BENCHMARKS]}
+BENCHMARKS = {each.name: each for each in [*training.BENCHMARKS, *on_spark.BENCHMARKS, *transfers.BENCHMARKS]}
 
 
 def main(args: list[str]) -> int:

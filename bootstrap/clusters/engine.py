@@ -5,14 +5,17 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pulumi import automation
 from pulumi.automation.errors import ConcurrentUpdateError, StackNotFoundError
+from pulumi.runtime import run_in_stack
 
 from bootstrap import home
 from bootstrap.clusters import config
@@ -55,6 +58,7 @@ class Engine:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        _pass_over_unfinished_programs()
         # The Automation API looks for the command line on this process's PATH.
         os.environ["PATH"] = os.pathsep.join([find_command(), os.environ.get("PATH", "")])
         state = home.home() / "state"
@@ -108,6 +112,18 @@ class Engine:
             except ConcurrentUpdateError:
                 self._stack.cancel()
                 return _interruptible(operation)
+
+
+@cache
+def _pass_over_unfinished_programs() -> None:
+    """Keep off the terminal what Python says of a program's coroutine that Pulumi leaves when a resource has failed."""
+    tell = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if getattr(unraisable.object, "__qualname__", "") != run_in_stack.__qualname__:
+            tell(unraisable)
+
+    sys.unraisablehook = hook
 
 
 @contextmanager

@@ -49,7 +49,6 @@ class TrainJob:
         checkpoints: the snapshots it makes on its own.
         corrupt_share: of damaged records among all, up to which they are left out.
         aim: what its validation passes are to reach.
-        aim: what its validation passes are to reach.
         timeout: longest wait for the other ranks, in seconds.
         address: the driver's end of the line, another one for each start.
     """

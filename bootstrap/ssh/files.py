@@ -13,6 +13,20 @@ from bootstrap.ssh import channels
 from bootstrap.ssh.connection import Connection
 
 _CHECKSUM_SECONDS = 600.0
+# Python's hashlib uses the processor's own SHA instructions, where many a `sha256sum` does not. cloud-init, which each
+# node has, needs a python3 of whatever version.
+_CHECKSUMS = """
+import hashlib, sys
+for path in sys.stdin.buffer.read().split(bytes(1))[:-1]:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            for piece in iter(lambda: file.read(1 << 20), b""):
+                digest.update(piece)
+    except OSError:
+        continue
+    sys.stdout.buffer.write(digest.hexdigest().encode() + b" " + path + bytes(1))
+"""
 
 
 class SshFiles:
@@ -26,11 +40,13 @@ class SshFiles:
         if not paths:
             return {}
         given = b"".join(path.encode() + b"\0" for path in paths)
-        # Its exit code tells only that some are missing.
-        command = "xargs -0 -r sha256sum --zero -- 2>/dev/null"
+        command = shlex.join(["python3", "-c", _CHECKSUMS])
         finished = channels.run(self._connection, command, given, _CHECKSUM_SECONDS)
+        if finished.code:
+            name, said = self._connection.address.name, finished.errors.decode(errors="replace").strip()
+            raise LaunchError(f"{name} cannot tell its files' checksums ({said}): it needs python3.")
         entries = [entry.decode() for entry in finished.output.split(b"\0") if entry]
-        return {path: checksum for checksum, _, path in (entry.partition("  ") for entry in entries)}
+        return {path: checksum for checksum, _, path in (entry.partition(" ") for entry in entries)}
 
     def tree(self, path: str) -> Mapping[str, int]:
         """The files below a folder, or the file itself."""

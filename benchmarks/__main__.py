@@ -3,10 +3,19 @@
 import argparse
 import sys
 
-from benchmarks import on_spark, page, training, transfers
+from benchmarks import nets, on_spark, page, photos, training, transfers
 from benchmarks.measure import Benchmark, Result
 
-BENCHMARKS = {each.name: each for each in [*training.BENCHMARKS, *on_spark.BENCHMARKS, *transfers.BENCHMARKS]}
+BENCHMARKS = {
+    each.name: each
+    for each in [
+        *training.BENCHMARKS,
+        *on_spark.BENCHMARKS,
+        *transfers.BENCHMARKS,
+        *nets.BENCHMARKS,
+        *photos.BENCHMARKS,
+    ]
+}
 
 
 def main(args: list[str]) -> int:

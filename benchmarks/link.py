@@ -79,6 +79,9 @@ def _link(megabits: int) -> Iterator[str]:
         inside = ("ip", "netns", "exec", space)
         _run(*inside, "ip", "address", "add", f"{_THERE}/30", "dev", far)
         _run(*inside, "ip", "link", "set", far, "up")
+        # What laptops and nodes use by default. BBR takes the bucket's first packets for the link's own speed.
+        _run(*inside, "ip", "route", "replace", f"{_HERE}/32", "dev", far, "congctl", "cubic")
+        _run("ip", "route", "replace", f"{_THERE}/32", "dev", near, "congctl", "cubic")
         shape = ("root", "tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "50ms")
         _run("tc", "qdisc", "add", "dev", near, *shape)
         _run(*inside, "tc", "qdisc", "add", "dev", far, *shape)

@@ -17,6 +17,7 @@ from cos_runtime.config import Config
 from cos_runtime.engine import inference, recovery, slots
 from cos_runtime.engine.failures import JobCancelled, RankError
 from cos_runtime.engine.job import TrainingPlan, TrainJob
+from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.report.events import TestPass
 from cos_runtime.engine.report.reporters import open_reporters
 from cos_runtime.engine.tell import Teller
@@ -183,4 +184,5 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: 
         aim=plan.aim,
         corrupt_share=conf.corrupt_share,
         timeout=conf.timeout,
+        numerics=Numerics(conf.memory_format, conf.precision),
     )

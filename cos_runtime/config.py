@@ -18,12 +18,16 @@ from cos_runtime.caffe.phase import filter_net, is_included
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, NetStateRule, Phase, SolverParameter
 from cos_runtime.engine.job import Checkpoints
 from cos_runtime.engine.network import CONNECTIONS
+from cos_runtime.engine.numerics import MEMORY_FORMATS, PRECISIONS
 from cos_runtime.errors import UserError
 
 # The least value of each flag that is a number.
 _LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoints", "timeout"), 1) | dict.fromkeys(
     ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait", "corrupt_share", "patience"), 0
 )
+
+# The values of each flag that takes one of a few.
+_CHOICES = {"connection": CONNECTIONS, "memory_format": [*MEMORY_FORMATS], "precision": [*PRECISIONS]}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +68,8 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-corrupt_share", type=float, default=0.01, metavar="S", help="damaged records left out at most (default 0.01)")
     add("-best", metavar="BLOB", help="keep the weights with the best validation by this output, as MODEL_best")
     add("-patience", type=int, default=0, metavar="N", help="end after N validations without a better -best")
+    add("-memory_format", default="channels_last", metavar="FORMAT", help="channels_last (default) or contiguous")
+    add("-precision", default="float32", metavar="KIND", help="of convolutions and products: float32, bfloat16")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
     add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
     return parser
@@ -89,8 +95,9 @@ def parse_flags(args: Sequence[str]) -> argparse.Namespace:
         value = getattr(flags, name)
         if value is not None and value < least:
             raise UserError(f"-{name} is {value:g}: it must be {least} or more")
-    if flags.connection not in CONNECTIONS:
-        raise UserError(f'-connection is "{flags.connection}": use one of {", ".join(CONNECTIONS)}')
+    for name, choices in _CHOICES.items():
+        if getattr(flags, name) not in choices:
+            raise UserError(f'-{name} is "{getattr(flags, name)}": use one of {", ".join(choices)}')
     if flags.patience and not flags.best:
         raise UserError("-patience needs -best, the output of the TEST net that is to become better")
     if flags.snapshot and not flags.weights:
@@ -140,6 +147,8 @@ class Config:
         self.restart_wait: float = flags.restart_wait
         self.timeout: float = flags.timeout
         self.corrupt_share: float = flags.corrupt_share
+        self.memory_format: str = flags.memory_format
+        self.precision: str = flags.precision
         self.resize: bool = flags.resize
         self.lmdb_partitions: int | None = flags.lmdb_partitions
 

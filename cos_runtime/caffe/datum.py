@@ -101,7 +101,9 @@ def decode_image(content: bytes, channels: int | None, origin: str) -> np.ndarra
                 # A JPEG holds the luma itself: taken as stored, as OpenCV does, not computed back from colours.
                 image.draft("L", image.size)
                 return np.asarray(image.convert("L"))[None]
-            colour = np.asarray(image.convert("RGB"))
+            size = (image.height, image.width, 3)
+            colour = np.frombuffer(image.convert("RGB").tobytes("raw", "BGR"), np.uint8).reshape(size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CorruptRecordError(f"{origin} cannot be decoded as an image: {error}") from None
-    return np.ascontiguousarray(colour[:, :, ::-1].transpose(2, 0, 1))
+    # A view: what comes next, a resize or a crop, copies less.
+    return colour.transpose(2, 0, 1)

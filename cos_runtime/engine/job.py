@@ -8,6 +8,7 @@ from cos_runtime.caffe.layers import Shape
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
 from cos_runtime.engine.best import Aim
 from cos_runtime.engine.line import NOWHERE, LineAddress
+from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.snapshots import CHECKPOINT, Snapshots, model_path
 from cos_runtime.sources.base import DataSource
 
@@ -50,6 +51,7 @@ class TrainJob:
         corrupt_share: of damaged records among all, up to which they are left out.
         aim: what its validation passes are to reach.
         timeout: longest wait for the other ranks, in seconds.
+        numerics: how the nets are computed.
         address: the driver's end of the line, another one for each start.
     """
 
@@ -67,6 +69,7 @@ class TrainJob:
     aim: Aim
     corrupt_share: float
     timeout: float
+    numerics: Numerics
     address: LineAddress = NOWHERE
 
     @property

@@ -25,6 +25,7 @@ from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.keeper import Capture, Keeper
 from cos_runtime.engine.line import Line, Message
+from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.pace import Pace
 from cos_runtime.engine.snapshots import BEST, CHECKPOINT, FINAL, SNAPSHOT
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
@@ -42,9 +43,10 @@ _PRIME = 1_000_003
 class LossModule(nn.Module):
     """A net whose forward gives its loss and its output blobs: what torch's DistributedDataParallel wraps."""
 
-    def __init__(self, net: Net, wishes: Wishes) -> None:
+    def __init__(self, net: Net, wishes: Wishes, numerics: Numerics) -> None:
         super().__init__()
         self.net = net
+        self.numerics = numerics
         self.wishes = wishes
         self.wanted = list(dict.fromkeys([*net.outputs, *net.losses]))
 
@@ -52,8 +54,10 @@ class LossModule(nn.Module):
         """The loss, a scalar, and the wanted blobs; in a rehearsal a loss of 0 that each parameter is part of."""
         if is_rehearsal:
             return torch.stack([(each * 0).sum() for each in self.parameters() if each.requires_grad]).sum(), {}
-        blobs = self.net(inputs, self.wanted)
-        return self.wishes.carried_by(self.net.loss(blobs)), blobs
+        with self.numerics.context(self.wishes.carrier.device):
+            blobs = self.net(inputs, self.wanted)
+            loss = self.net.loss(blobs).float()
+        return self.wishes.carried_by(loss), blobs
 
 
 class Trainer:
@@ -84,7 +88,7 @@ class Trainer:
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
         self.records = self.ranks_since = 0
         self.solver = self._begin(go)
-        self.module = self._wrap(LossModule(self.net, self.wishes))
+        self.module = self._wrap(LossModule(self.net, self.wishes, job.numerics))
         self.keeper = Keeper(job.address, job.checkpoints.seconds if world.rank == 0 else 0, job.timeout)
         self.loss = SmoothedLoss(max(1, job.solver.average_loss))
         validation, batches = _validation_first(batches) if job.validation else (None, batches)
@@ -103,7 +107,7 @@ class Trainer:
         model, state = go.blobs if go.blobs else (b"", b"")
         if model:
             self.net.copy_weights(weights.parse(model, go.facts["model"]), go.facts["model"])
-        self.net.to(self.world.device)
+        self.job.numerics.prepare(self.net, self.world.device)
         solver = Solver(self.job.solver, self.net)
         rows: list[np.ndarray] = []
         best = [math.nan, 0.0]
@@ -204,7 +208,7 @@ class Trainer:
         total = torch.zeros((), device=self.world.device)
         outputs: dict[str, Tensor] = {}
         for number in range(passes):
-            inputs = {name: blob.to(self.world.device) for name, blob in next(self.feed).items()}
+            inputs = self.job.numerics.blobs(next(self.feed), self.world.device)
             last = number == passes - 1
             # Gradients of all passes add up; the ranks exchange the sum.
             with contextlib.nullcontext() if last else self._no_exchange():

@@ -42,7 +42,7 @@ class Validator:
             stages=state.stage if state else (),
         ).to(world.device)
         self.net.share_weights(net)
-        self._world = world
+        self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
         self._records = job.test_iter * source.batch_size
         self._pass = first
@@ -74,8 +74,9 @@ class Validator:
         sums = {name: torch.zeros(_width(self.net, name), dtype=torch.float64) for name in self.net.outputs}
         with torch.inference_mode():
             for size in self._chunks(self._pass):
-                blobs = {name: blob.to(self._world.device) for name, blob in next(self.feed).items()}
-                outputs = self.net(blobs, self.net.outputs)
+                blobs = self._numerics.blobs(next(self.feed), self._world.device)
+                with self._numerics.context(self._world.device):
+                    outputs = self.net(blobs, self.net.outputs)
                 for name, blob in outputs.items():
                     sums[name] += record_sum(self.net, name, blob, size)
         self._pass += 1

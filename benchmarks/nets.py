@@ -1,0 +1,64 @@
+"""The well-known nets of examples/nets against torchvision's: a training step's time, and its memory."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+from benchmarks.measure import Benchmark, Pair
+from benchmarks.mnist import EXAMPLES
+
+_SECONDS = 1200.0
+# Name, images a batch, and what the other side is where it is not the very same net.
+_NETS = [
+    ("alexnet", 32, "torchvision's, which has no LRN and no groups"),
+    ("googlenet", 16, "torchvision's, with BatchNorm instead of LRN"),
+    ("vgg16", 4, "torchvision's"),
+    ("resnet50", 8, "torchvision's"),
+    ("squeezenet", 16, "torchvision's"),
+    ("mobilenet", 16, "version 1 made of torchvision's blocks"),
+]
+
+
+def _step(name: str, batch: int, side: str) -> tuple[float, float]:
+    """Images a second, and MiB of memory at the peak, of a process of its own with one thread."""
+    command = [sys.executable, "-m", "benchmarks.nets_worker", name, str(batch), side]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(
+        command, env=environment, cwd=EXAMPLES.parent, check=True, stdout=subprocess.PIPE, timeout=_SECONDS
+    )
+    answer = json.loads(done.stdout)
+    return answer["rate"], answer["memory"]
+
+
+def rate(name: str, batch: int) -> Pair:
+    """Images a second, forward and backward."""
+    return _step(name, batch, "ours")[0], _step(name, batch, "theirs")[0]
+
+
+def memory(name: str, batch: int) -> Pair:
+    """MiB that the net and its training steps take at the peak."""
+    return _step(name, batch, "ours")[1], _step(name, batch, "theirs")[1]
+
+
+BENCHMARKS = [
+    *(
+        Benchmark(
+            name, f"{name}, batch {batch}, forward and backward", other, "images/s", 0.95, partial(rate, name, batch)
+        )
+        for name, batch, other in _NETS
+    ),
+    *(
+        Benchmark(
+            f"{name}_memory",
+            f"{name}, batch {batch}, peak memory",
+            other,
+            "MiB",
+            0.91,
+            partial(memory, name, batch),
+            less_is_better=True,
+        )
+        for name, batch, other in _NETS
+    ),
+]

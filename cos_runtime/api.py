@@ -185,4 +185,5 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: 
         corrupt_share=conf.corrupt_share,
         timeout=conf.timeout,
         numerics=Numerics(conf.memory_format, conf.precision),
+        local_steps=conf.local_steps,
     )

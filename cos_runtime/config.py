@@ -23,7 +23,16 @@ from cos_runtime.errors import UserError
 
 # The least value of each flag that is a number.
 _LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoints", "timeout"), 1) | dict.fromkeys(
-    ("checkpoint_seconds", "checkpoint_iterations", "max_restarts", "restart_wait", "corrupt_share", "patience"), 0
+    (
+        "checkpoint_seconds",
+        "checkpoint_iterations",
+        "max_restarts",
+        "restart_wait",
+        "corrupt_share",
+        "patience",
+        "local_steps",
+    ),
+    0,
 )
 
 # The values of each flag that takes one of a few.
@@ -68,6 +77,9 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-corrupt_share", type=float, default=0.01, metavar="S", help="damaged records left out at most (default 0.01)")
     add("-best", metavar="BLOB", help="keep the weights with the best validation by this output, as MODEL_best")
     add("-patience", type=int, default=0, metavar="N", help="end after N validations without a better -best")
+    add(
+        "-local_steps", type=int, default=0, metavar="N", help="SparkNet's way: a mean of weights by the driver every N"
+    )
     add("-memory_format", default="channels_last", metavar="FORMAT", help="channels_last (default) or contiguous")
     add("-precision", default="float32", metavar="KIND", help="of convolutions and products: float32, bfloat16")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
@@ -147,6 +159,7 @@ class Config:
         self.restart_wait: float = flags.restart_wait
         self.timeout: float = flags.timeout
         self.corrupt_share: float = flags.corrupt_share
+        self.local_steps: int = flags.local_steps
         self.memory_format: str = flags.memory_format
         self.precision: str = flags.precision
         self.resize: bool = flags.resize

@@ -12,6 +12,7 @@ from typing import Any
 
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.engine import host
+from cos_runtime.engine.averaging import Collector
 from cos_runtime.engine.failures import RankError
 from cos_runtime.engine.job import Start, TrainJob
 from cos_runtime.engine.line import Line, Message, Switchboard
@@ -54,12 +55,14 @@ class Dispatcher:
     _consequences: list[RankError] = field(default_factory=list)
     _failed_at: float | None = None
     _watch: Watch = field(init=False)
+    _collector: Collector = field(init=False)
     _ranks: dict[Line, _Rank] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
     # A snapshot may take long to be written, and a failure must be heard meanwhile.
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cos-writer"))
 
     def __post_init__(self) -> None:
+        self._collector = Collector(self.job.ranks)
         self._watch = Watch(self.job.ranks, self.job.timeout)
 
     def run(self) -> None:
@@ -116,6 +119,8 @@ class Dispatcher:
             self._end_of(self._ranks[line])
         elif message.kind == "failed":
             self._failed(rank, message)
+        elif message.kind == "weights":
+            self._collector.take(line, message.blobs[0])
         elif message.kind == "snapshot":
             self._writer.submit(self._write, line, message)
         else:

@@ -52,6 +52,7 @@ class TrainJob:
         aim: what its validation passes are to reach.
         timeout: longest wait for the other ranks, in seconds.
         numerics: how the nets are computed.
+        local_steps: between two means of the weights by the driver; 0 for an allreduce a step.
         address: the driver's end of the line, another one for each start.
     """
 
@@ -70,6 +71,7 @@ class TrainJob:
     corrupt_share: float
     timeout: float
     numerics: Numerics
+    local_steps: int
     address: LineAddress = NOWHERE
 
     @property

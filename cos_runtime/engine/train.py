@@ -19,6 +19,7 @@ from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN
 from cos_runtime.caffe.solver import SmoothedLoss, Solver
+from cos_runtime.engine.averaging import Exchange
 from cos_runtime.engine.best import Best
 from cos_runtime.engine.failures import LeaveError, PeerDivergedError
 from cos_runtime.engine.feed import Feed
@@ -88,6 +89,8 @@ class Trainer:
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
         self.records = self.ranks_since = 0
         self.solver = self._begin(go)
+        self.exchange = Exchange(job.address, job.timeout) if job.local_steps and not world.is_alone else None
+        self._averaged_at, self._wished = self.solver.iteration, set[Wish]()
         self.module = self._wrap(LossModule(self.net, self.wishes, job.numerics))
         self.keeper = Keeper(job.address, job.checkpoints.seconds if world.rank == 0 else 0, job.timeout)
         self.loss = SmoothedLoss(max(1, job.solver.average_loss))
@@ -156,6 +159,8 @@ class Trainer:
         self.world.copy_from_first([parameter.data for parameter in self.net.parameters()])
         if self._rank_blobs is not None:
             self._set_state(self._rank_blobs[self.world.rank])
+        if self.exchange:
+            return module
         parallel = DistributedDataParallel(
             module, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
@@ -220,6 +225,8 @@ class Trainer:
             self._display(iteration, rate, outputs, pace)
         agreed = self.wishes.agreed()
         self.solver.step()
+        if self.exchange:
+            agreed = self._end_local_step(agreed)
         self.records += self.job.records_a_step
         pace.step()
         if self.world.rank == 0 and pace.heartbeat_is_due():
@@ -291,8 +298,23 @@ class Trainer:
         if self.best.take(outputs):
             self._keep(BEST)
 
+    def _end_local_step(self, wished: set[Wish]) -> set[Wish]:
+        """After a step without an exchange: a round's last has the weights averaged, and the wishes of all told."""
+        self._wished |= wished
+        if self.solver.iteration % self.job.local_steps:
+            return set()
+        self._average_state()
+        counts = torch.zeros(len(Wish))
+        counts[list(self._wished)] = 1.0
+        self._wished = set()
+        told = self.world.sum(counts).tolist()
+        return {wish for wish in Wish if told[wish]}
+
     def _average_state(self) -> None:
-        """Make what layers keep themselves (BatchNorm's sums) the mean over the ranks."""
+        """Make what layers keep themselves (BatchNorm's sums) the mean over the ranks, weights too if they differ."""
+        if self.exchange and self._averaged_at != self.solver.iteration:
+            self._averaged_at = self.solver.iteration
+            self.exchange.average([blob.parameter for blob in self.net.learnable])
         if not self.world.is_alone and self.net.state_blobs:
             self._set_state(self.world.mean(self._state()))
 

@@ -54,6 +54,7 @@ FLAGS = (
     Flag("corrupt_share", "--corrupt-share", "Share of damaged records that is left out at most.", float),
     Flag("best", "--best", "Keep the weights with the best validation by this output, as MODEL_best."),
     Flag("patience", "--patience", "End after so many validations without a better --best.", int),
+    Flag("shuffle", "--shuffle", "Train on the records in random order.", bool),
     Flag("local_steps", "--local-steps", "SparkNet's way: steps between two means of the weights by the driver.", int),
     Flag("memory_format", "--memory-format", "channels_last or contiguous."),
     Flag("precision", "--precision", "Of convolutions and products: float32 or bfloat16."),

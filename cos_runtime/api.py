@@ -107,7 +107,10 @@ class CaffeOnSpark:
         slots.wait_for(self.spark, conf.ranks, policy.asked)
         written = conf.modelPath or conf.snapshot_prefix
         job = _job(conf, source, validation, plan)
-        with open_reporters(storage.parent(written) if written else None) as reporters, self._dealing(conf) as rows:
+        with (
+            open_reporters(storage.parent(written) if written else None) as reporters,
+            self._dealing(conf, job) as rows,
+        ):
             teller = Teller(job, plan, reporters)
             try:
                 recovery.run(self.spark, job, plan, lambda: rows(source, validation), teller, policy=policy)
@@ -122,15 +125,16 @@ class CaffeOnSpark:
             return teller.passes
 
     @contextlib.contextmanager
-    def _dealing(self, conf: Config) -> Iterator[Callable[[DataSource, DataSource | None], DataFrame]]:
+    def _dealing(self, conf: Config, job: TrainJob) -> Iterator[Callable[[DataSource, DataSource | None], DataFrame]]:
         """A function that deals the records to the ranks; what it keeps on Spark's disks goes at the end."""
         kept: list[DataFrame] = []
+        shuffle = job.seed if job.shuffle else None
 
         def deal(source: DataSource, validation: DataSource | None) -> DataFrame:
             rows = (
-                source.dealt(self.spark, conf.ranks)
+                source.dealt(self.spark, conf.ranks, shuffle)
                 if validation is None
-                else source.dealt_after(validation, self.spark, conf.ranks)
+                else source.dealt_after(validation, self.spark, conf.ranks, shuffle)
             )
             if conf.isRddPersistent:
                 kept.append(rows.persist(StorageLevel.DISK_ONLY))
@@ -186,4 +190,5 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: 
         timeout=conf.timeout,
         numerics=Numerics(conf.memory_format, conf.precision),
         local_steps=conf.local_steps,
+        shuffle=conf.shuffle,
     )

@@ -77,6 +77,7 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-corrupt_share", type=float, default=0.01, metavar="S", help="damaged records left out at most (default 0.01)")
     add("-best", metavar="BLOB", help="keep the weights with the best validation by this output, as MODEL_best")
     add("-patience", type=int, default=0, metavar="N", help="end after N validations without a better -best")
+    add("-shuffle", action="store_true", help="train on the records in random order, another one each time round")
     add(
         "-local_steps", type=int, default=0, metavar="N", help="SparkNet's way: a mean of weights by the driver every N"
     )
@@ -159,6 +160,7 @@ class Config:
         self.restart_wait: float = flags.restart_wait
         self.timeout: float = flags.timeout
         self.corrupt_share: float = flags.corrupt_share
+        self.shuffle: bool = flags.shuffle
         self.local_steps: int = flags.local_steps
         self.memory_format: str = flags.memory_format
         self.precision: str = flags.precision

@@ -52,6 +52,7 @@ class TrainJob:
         aim: what its validation passes are to reach.
         timeout: longest wait for the other ranks, in seconds.
         numerics: how the nets are computed.
+        shuffle: whether the records come in a random order, another one each time round.
         local_steps: between two means of the weights by the driver; 0 for an allreduce a step.
         address: the driver's end of the line, another one for each start.
     """
@@ -72,6 +73,7 @@ class TrainJob:
     timeout: float
     numerics: Numerics
     local_steps: int
+    shuffle: bool
     address: LineAddress = NOWHERE
 
     @property

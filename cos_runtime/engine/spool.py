@@ -6,11 +6,14 @@ import itertools
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from cos_runtime.errors import UserError
+
+_SHUFFLED_ROWS = 256
 
 
 def local_folder() -> str:
@@ -27,9 +30,11 @@ class Spool:
     Args:
         batches: the records, as Spark hands them to the task.
         folder: where the file lies.
+        seed: where given, each round after the first has a random order of its own.
     """
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], folder: str) -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch], folder: str, seed: Sequence[int] | None = None) -> None:
+        self._seed = seed
         self._batches = batches
         self._folder = folder
         self._records = 0
@@ -62,27 +67,46 @@ class Spool:
             pass
         return self._records
 
-    def again_and_again(self, start: int = 0) -> Iterator[pa.RecordBatch]:
-        """Later passes without end, from the file, after :meth:`once` has ended.
+    def again_and_again(self, start: int = 0, first: int = 0) -> Iterator[pa.RecordBatch]:
+        """Rounds without end, from the file, after :meth:`once` has ended.
 
         Args:
             start: records that the endless sequence is begun after.
+            first: the number of the round that it begins with.
         """
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
-        passes = (reader.get_batch(index) for _ in itertools.count() for index in range(reader.num_record_batches))
-        yield from _after(passes, start % self._records)
+        batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        done, rest = divmod(start, self._records)
+        rounds = (self._round(batches, number) for number in itertools.count(first + done))
+        yield from _after(itertools.chain.from_iterable(rounds), rest)
+
+    def _round(self, batches: list[pa.RecordBatch], number: int) -> Iterator[pa.RecordBatch]:
+        """One time round the records."""
+        if self._seed is None or number == 0:
+            yield from batches
+            return
+        order = np.random.default_rng([*self._seed, number]).permutation(self._records)
+        starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        which = np.searchsorted(starts, order, side="right") - 1
+        within = order - starts[which]
+        for begin in range(0, self._records, _SHUFFLED_ROWS):
+            piece = slice(begin, begin + _SHUFFLED_ROWS)
+            rows = zip(which[piece].tolist(), within[piece].tolist(), strict=True)
+            # Not Table.take, which first makes one piece of all the records: they may be more than memory holds.
+            yield pa.concat_batches([batches[index].slice(row, 1) for index, row in rows])
 
     def cycle(self, start: int = 0) -> Iterator[pa.RecordBatch]:
-        """The records without end, in the same order each time.
+        """The records without end: in the same order each round, unless there is a seed.
 
         Args:
             start: records that the endless sequence is begun after.
         """
         if not self._records:
             yield from _after(self.once(), start)
-            start = max(0, start - self._records)
-        yield from self.again_and_again(start)
+            yield from self.again_and_again(max(0, start - self._records), 1)
+        else:
+            yield from self.again_and_again(start)
 
 
 def _after(batches: Iterator[pa.RecordBatch], records: int) -> Iterator[pa.RecordBatch]:

@@ -100,7 +100,10 @@ class Trainer:
             spool = Spool(validation, local_folder())
             first = job.passes_before(self.solver.iteration)
             self.validator = Validator(job, job.validation, spool, self.net, world, first=first)
-        rows = rebatch(self._records_from(Spool(batches, local_folder())), itertools.repeat(job.source.batch_size))
+        rows = rebatch(
+            self._records_from(Spool(batches, local_folder(), [job.seed, world.rank] if job.shuffle else None)),
+            itertools.repeat(job.source.batch_size),
+        )
         fed = self.solver.iteration * job.passes_a_step
         decoder = Tolerant(job.source, job.corrupt_share, self._tell_skipped)
         self.feed = Feed(rows, decoder, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)

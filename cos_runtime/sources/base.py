@@ -102,24 +102,29 @@ class DataSource(ABC):
     def dataframe(self, spark: SparkSession) -> DataFrame:
         """All records in order, read in parallel; the first column is ``id``, a string."""
 
-    def dealt(self, spark: SparkSession, ranks: int) -> DataFrame:
+    def dealt(self, spark: SparkSession, ranks: int, shuffle: int | None = None) -> DataFrame:
         """All records as cards are dealt: record ``p`` is in partition ``p % ranks``, each partition in order.
 
         So step ``i`` of ``ranks`` ranks with batch ``B`` sees the very records that step ``i`` of one
         rank with batch ``ranks * B`` sees.
+
+        Args:
+            shuffle: the seed of a random order of all records; None keeps theirs.
         """
         from cos_runtime.sources.deal import deal  # noqa: PLC0415 - pyspark is needed only where a session is
 
-        return deal(self.dataframe(spark), ranks)
+        return deal(self.dataframe(spark), ranks, shuffle)
 
-    def dealt_after(self, validation: DataSource, spark: SparkSession, ranks: int) -> DataFrame:
+    def dealt_after(
+        self, validation: DataSource, spark: SparkSession, ranks: int, shuffle: int | None = None
+    ) -> DataFrame:
         """As :meth:`dealt`, with the records of ``validation``, dealt too, before those of this source.
 
         A column ``deal.SUBSET`` tells them apart.
         """
         from cos_runtime.sources.deal import deal_both  # noqa: PLC0415 - pyspark is needed only where a session is
 
-        return deal_both(self.dataframe(spark), validation.dataframe(spark), ranks)
+        return deal_both(self.dataframe(spark), validation.dataframe(spark), ranks, shuffle)
 
     def count(self) -> int | None:
         """The number of records where it is known without reading them all, else None."""

@@ -20,11 +20,13 @@ SUBSET = "__subset"
 VALIDATION, TRAINING = 0, 1
 
 
-def deal_both(training: DataFrame, validation: DataFrame, ranks: int) -> DataFrame:
+def deal_both(training: DataFrame, validation: DataFrame, ranks: int, shuffle: int | None = None) -> DataFrame:
     """Both dealt, in the same ``ranks`` partitions: each has its validation rows, in order, and then its training rows.
 
-    A column :data:`SUBSET` tells them apart: :data:`VALIDATION` or :data:`TRAINING`.
+    A column :data:`SUBSET` tells them apart: :data:`VALIDATION` or :data:`TRAINING`. The training rows are shuffled
+    where :func:`shuffled` has a seed.
     """
+    training = shuffled(training, shuffle)
     marked = [
         _placed(df, ranks).withColumn(SUBSET, sf.lit(subset))
         for df, subset in ((validation, VALIDATION), (training, TRAINING))
@@ -33,13 +35,22 @@ def deal_both(training: DataFrame, validation: DataFrame, ranks: int) -> DataFra
     return _in_order(both, ranks, SUBSET, POSITION)
 
 
-def deal(df: DataFrame, ranks: int) -> DataFrame:
+def shuffled(df: DataFrame, seed: int | None) -> DataFrame:
+    """The rows in a random order that follows from the seed and the rows' ``id`` alone; None leaves them in order."""
+    # Not by rand(): its numbers follow from the partitions, which another start may have others of.
+    return df if seed is None else df.orderBy(sf.xxhash64(sf.lit(seed), "id"), "id")
+
+
+def deal(df: DataFrame, ranks: int, shuffle: int | None = None) -> DataFrame:
     """The rows of ``df`` in exactly ``ranks`` partitions: row ``p`` is in partition ``p % ranks``, each in order.
 
     None is lost however uneven the partitions of ``df`` are. With more than one rank ``df`` is computed here, once,
     and kept on the executors' disks as long as the result is referenced; with an executor, its rows are lost.
+
+    Args:
+        shuffle: the seed of a random order, see :func:`shuffled`.
     """
-    return _in_order(_placed(df, ranks), ranks, POSITION)
+    return _in_order(_placed(shuffled(df, shuffle), ranks), ranks, POSITION)
 
 
 def _in_order(placed: DataFrame, ranks: int, *order: str) -> DataFrame:

@@ -54,17 +54,19 @@ class LMDB(ImageSource):
         parts = self.lmdb_partitions or spark.sparkContext.defaultParallelism
         return self._load(spark, parts=parts, dealt=False)
 
-    def dealt(self, spark: SparkSession, ranks: int) -> DataFrame:
-        """All records as cards are dealt, straight from the file: record ``p`` is in partition ``p % ranks``."""
-        if not self._is_plain:
-            return super().dealt(spark, ranks)
+    def dealt(self, spark: SparkSession, ranks: int, shuffle: int | None = None) -> DataFrame:
+        """All records as cards are dealt, in order straight from the file: ``p`` is in partition ``p % ranks``."""
+        if shuffle is not None or not self._is_plain:
+            return super().dealt(spark, ranks, shuffle)
         return self._load(spark, parts=ranks, dealt=True)
 
-    def dealt_after(self, validation: DataSource, spark: SparkSession, ranks: int) -> DataFrame:
+    def dealt_after(
+        self, validation: DataSource, spark: SparkSession, ranks: int, shuffle: int | None = None
+    ) -> DataFrame:
         """As :meth:`dealt`, with the records of ``validation``, dealt too, before those of this source."""
-        if not (self._is_plain and isinstance(validation, LMDB) and validation._is_plain):
-            return super().dealt_after(validation, spark, ranks)
-        return self._load(spark, parts=ranks, dealt=True, before=validation.source_path)
+        if shuffle is None and isinstance(validation, LMDB) and self._is_plain and validation._is_plain:
+            return self._load(spark, parts=ranks, dealt=True, before=validation.source_path)
+        return super().dealt_after(validation, spark, ranks, shuffle)
 
     @property
     def _is_plain(self) -> bool:

@@ -106,6 +106,18 @@ def test_another_number_of_ranks_goes_on_in_the_same_records(
     assert solverstate.read(rest.file(f"snap_iter_{end}.solverstate")).records == 16 * end
 
 
+def test_a_shuffled_run_is_gone_on_with_in_its_own_order(spark, make_job: MakeJob):
+    # 104 records and 16 a step: the second round begins within iteration 6, the third within iteration 13.
+    whole = make_job("whole", records=104, max_iter=18, solver='snapshot: 9 snapshot_prefix: "snap"')
+    expected = train(spark, whole, "-clusterSize", "2", "-shuffle")
+    state, model = whole.file("snap_iter_9.solverstate"), whole.file("snap_iter_9.caffemodel")
+    flags = ["-clusterSize", "2", "-snapshot", state, "-weights", model]
+    rest = make_job("rest", records=104, max_iter=18)
+    assert_same(train(spark, rest, *flags, "-shuffle"), expected, 0)
+    with pytest.raises(AssertionError):
+        assert_same(train(spark, rest, *flags, model="unshuffled.caffemodel"), expected, 1e-3)
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """Files of this process can grow to ``size`` bytes, as if the disk were full then."""

@@ -69,3 +69,20 @@ def test_the_folder_is_sparks_first(monkeypatch):
     assert local_folder() == "/fast"
     monkeypatch.delenv("SPARK_LOCAL_DIRS")
     assert Path(local_folder()).is_dir()
+
+
+def test_with_a_seed_each_round_has_an_order_of_its_own_that_can_be_gone_on_with(tmp_path):
+    def sequence(start: int, *, loaded: bool = False):
+        spool = Spool(batches(400, 0, 300, 7), str(tmp_path), [1, 2])
+        if loaded:
+            spool.load()
+        return itertools.chain.from_iterable(values(batch) for batch in spool.cycle(start))
+
+    rounds = [list(itertools.islice(sequence(707 * number), 707)) for number in range(4)]
+    assert [sorted(each) for each in rounds] == [list(range(707))] * 4
+    assert rounds[0] == list(range(707))
+    assert len(set(map(tuple, rounds))) == 4
+    whole = list(itertools.chain.from_iterable(rounds))
+    for start in (0, 5, 706, 1000):
+        for loaded in (False, True):
+            assert list(itertools.islice(sequence(start, loaded=loaded), 1500)) == whole[start : start + 1500]

@@ -79,6 +79,16 @@ def test_a_sorted_frame_keeps_its_order_however_it_is_cut(spark: SparkSession, r
     assert partitions(deal(df, ranks)) == [list(range(1000))[rank::ranks] for rank in range(ranks)]
 
 
+def test_a_shuffle_follows_from_seed_and_ids_alone(spark: SparkSession) -> None:
+    frames = [uneven(spark, lengths).withColumn("id", sf.col("text")) for lengths in ([40], [3, 30, 7])]
+    dealt = [partitions(deal(df, 2, shuffle=5)) for df in frames]
+    assert dealt[0] == dealt[1]
+    order = [value for pair in zip(*dealt[0], strict=True) for value in pair]
+    assert sorted(order) == list(range(40))
+    assert order != list(range(40))
+    assert partitions(deal(frames[0], 2, shuffle=6)) != dealt[0]
+
+
 def test_a_barrier_stage_gets_all_ranks_at_once(spark: SparkSession) -> None:
     rows = deal(uneven(spark, [3, 0, 5]), 2).mapInArrow(_values, "partition int, n array<bigint>", barrier=True)
     assert sorted(row.n for row in rows.collect()) == [[0, 2, 4, 6], [1, 3, 5, 7]]

@@ -15,8 +15,6 @@ from bootstrap.host import ConnectionLostError
 from bootstrap.ssh.address import Address
 from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 
-# As OpenSSH has it; paramiko's own 2 MB and 32 KB are what bulk transfers wait for.
-_WINDOW = 16 * 1024 * 1024
 _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
 # Before paramiko's own first choice: it needs no second pass for the packet's checksum.
 _FAST_CIPHER = "aes128-gcm@openssh.com"
@@ -90,7 +88,7 @@ class Connection:
             transport = self.transport()
             if self._sftp is None or self._sftp.get_channel() is None or self._sftp.sock.closed:
                 try:
-                    self._sftp = paramiko.SFTPClient.from_transport(transport, window_size=_WINDOW)
+                    self._sftp = paramiko.SFTPClient.from_transport(transport)
                 except (paramiko.SSHException, EOFError, OSError) as error:
                     raise self.lost(error) from error
             if self._sftp is None:
@@ -216,7 +214,9 @@ class Connection:
 
 
 def _transport(route: _Route, **options: Any) -> paramiko.Transport:
-    transport = paramiko.Transport(route, default_window_size=_WINDOW, **options)
+    # With paramiko's own window, 2 MB as OpenSSH's. With more of it sshd reads a command's output ahead of the link and
+    # moves all that waits at each packet: with 16 MB, the first 27 MB over 1 Gbit/s took 2 s instead of 0.2.
+    transport = paramiko.Transport(route, **options)
     security = transport.get_security_options()
     others = [cipher for cipher in security.ciphers if cipher != _FAST_CIPHER]
     security.ciphers = [_FAST_CIPHER, *others]

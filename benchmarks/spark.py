@@ -6,7 +6,9 @@ import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from pyspark.sql import SparkSession
@@ -66,8 +68,28 @@ def train(spark: SparkSession, conf: Path, ranks: int, *flags: str) -> Path:
     return model
 
 
+def seconds_to(accuracy: float, spark: SparkSession, conf: Path, ranks: int, *flags: str) -> float:
+    """Train with validation; returns the seconds from the start of the ranks to the first pass of this accuracy."""
+    model = conf.parent / f"{uuid4().hex}" / "net.caffemodel"
+    args = ["-conf", str(conf), "-clusterSize", str(ranks), "-model", str(model), *flags]
+    given = Config(spark.sparkContext, args)
+    CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(given, True), DataSource.getSource(given, False))
+    events = _events(model)
+    start = next(event["time"] for event in events if event["event"] == "started")
+    reached = [
+        event["time"] for event in events if event["event"] == "test" and event["outputs"]["accuracy"] >= accuracy
+    ]
+    if not reached:
+        raise SystemExit(f"no validation pass reached {accuracy:.0%}")
+    return (datetime.fromisoformat(reached[0]) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _events(model: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+
+
 def rate(model: Path) -> float:
     """Images a second of a training that ended, the median of the laps after the first ones."""
-    events = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    events = _events(model)
     laps = [event["images_per_second"] for event in events if event["event"] == "train"]
     return float(statistics.median(laps[_WARM_UP_LAPS:]))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 
@@ -14,6 +15,7 @@ class TrainingProgress:
         device: what each computes on.
         iteration: how far they are.
         max_iter: where they end.
+        first_step: when the first iteration was displayed.
         first_loss: at the first display.
         loss: at the last one.
         rate: the learning rate.
@@ -29,6 +31,7 @@ class TrainingProgress:
         self.device = ""
         self.iteration = 0
         self.max_iter: int | None = None
+        self.first_step: datetime | None = None
         self.first_loss: float | None = None
         self.loss: float | None = None
         self.rate: float | None = None
@@ -69,6 +72,7 @@ class TrainingProgress:
 
     def _take_step(self, step: Mapping[str, Any]) -> None:
         self.loss = step["loss"]
+        self.first_step = self.first_step or datetime.fromisoformat(step["time"])
         self.first_loss = self.loss if self.first_loss is None else self.first_loss
         if step["lr"] is None:  # the pass after the last update, which is no measure of the pace
             return

@@ -29,7 +29,7 @@ def job_picture(record: "JobRecord", progress: "TrainingProgress", tail: list[st
     """
     parts: list[RenderableType] = []
     if progress.ranks:
-        parts += [_bars(progress), Text(), _facts(progress)]
+        parts += [_bars(progress), Text(), _facts(record, progress)]
     elif not record.is_over:
         parts.append(Text(_waiting(record), style="dim"))
     if tail:
@@ -64,14 +64,19 @@ def _bars(progress: "TrainingProgress") -> RenderableType:
     return grid
 
 
-def _facts(progress: "TrainingProgress") -> RenderableType:
+def _facts(record: "JobRecord", progress: "TrainingProgress") -> RenderableType:
     grid = Table.grid(padding=(0, 2))
-    for name, value in _fact_rows(progress):
+    for name, value in _fact_rows(record, progress):
         grid.add_row(Text(name, style="dim"), Text(value))
     return grid
 
 
-def _fact_rows(progress: "TrainingProgress") -> Iterator[tuple[str, str]]:
+def _fact_rows(record: "JobRecord", progress: "TrainingProgress") -> Iterator[tuple[str, str]]:
+    if progress.first_step is not None:
+        yield (
+            "first step",
+            f"{(progress.first_step - record.submitted).total_seconds():.1f} s after the job was submitted",
+        )
     if progress.loss is not None:
         yield "loss", f"{progress.loss:.4g}   ({progress.first_loss:.4g} at first)"
     if progress.rate is not None:

@@ -55,6 +55,10 @@ def test_a_job_on_a_cluster(lab: Path, tmp_path: Path, capfd: pytest.CaptureFixt
         "2 files on 2 nodes, 0 of them sent now.",
         "cos: job 2 failed: it ended with exit code 7: its log tells more",
     ]
+    assert cos("retry", "2") == 7
+    out, err = capfd.readouterr()
+    assert out == "says hello 7\n"
+    assert "job 3 failed" in err
     assert cos("attach", "greets") == 0
     assert cos("fetch", "greets") == 2
     assert "has written nothing to bring" in capfd.readouterr().err

@@ -4,7 +4,7 @@ A program whose resource failed outlives its `up` in the process, and meddles wi
 """
 
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 
 from pulumi import automation
@@ -15,22 +15,23 @@ from tests.fixtures.pulumi_engine import Engine
 _SECONDS = 120
 
 
-def failing_up(engine: Engine, stack: automation.Stack) -> str:
-    """Run a cluster's `up`, which is to fail; returns what it said."""
+def failing_up(engine: Engine, stack: automation.Stack, main: Callable[[], None] = program.main) -> str:
+    """Run a stack's `up`, which is to fail, by the program `main`, found by its name; returns what it said."""
     # Forked from a server that has imported everything once: the program's modules take seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         workspace = stack.workspace
-        done = pool.submit(_up, stack.name, workspace.work_dir, str(workspace.pulumi_home), dict(engine.environment))
+        where = (workspace.work_dir, str(workspace.pulumi_home), dict(engine.environment))
+        done = pool.submit(_up, main, stack.name, *where)
         return done.result(timeout=_SECONDS)
 
 
-def _up(name: str, work: str, home: str, environment: Mapping[str, str]) -> str:
+def _up(main: Callable[[], None], name: str, work: str, home: str, environment: Mapping[str, str]) -> str:
     options = automation.LocalWorkspaceOptions(
         work_dir=work, pulumi_home=home, env_vars=dict(environment), secrets_provider="passphrase"
     )
-    stack = automation.select_stack(name, project_name="cos", program=program.main, opts=options)
+    stack = automation.select_stack(name, project_name="cos", program=main, opts=options)
     try:
         stack.up()
     except automation.CommandError as error:

@@ -1,11 +1,9 @@
 """Caffe's ``Datum``, the record of an image database, to and from arrays."""
 
-import io
-
 import numpy as np
 from google.protobuf.message import DecodeError
-from PIL import Image
 
+from cos_runtime.caffe.pixels import decode_image
 from cos_runtime.caffe.schema.caffe_pb2 import Datum
 from cos_runtime.errors import CorruptRecordError
 
@@ -56,7 +54,7 @@ def to_array(datum: Datum, channels: int | None, origin: str) -> np.ndarray:
 
     Args:
         datum: a ``Datum`` from :func:`parse`.
-        channels: as in :func:`decode_image`; for encoded images only.
+        channels: as in :func:`~cos_runtime.caffe.pixels.decode_image`; for encoded images only.
         origin: where the record comes from, for errors.
 
     Returns:
@@ -78,32 +76,3 @@ def from_array(image: np.ndarray, label: int) -> Datum:
     else:
         datum.float_data.extend(image.astype(np.float32).ravel())
     return datum
-
-
-def decode_image(content: bytes, channels: int | None, origin: str) -> np.ndarray:
-    """The pixels of an image file (JPEG, PNG, and what else Pillow reads), as OpenCV gives them.
-
-    Args:
-        content: the file's bytes.
-        channels: 1 for gray, 3 for colour, None for what the file has.
-        origin: where the file comes from, for the error.
-
-    Returns:
-        uint8 array [C, H, W]; the planes of a colour image are blue, green, red.
-
-    Raises:
-        CorruptRecordError: the bytes are no image, or a damaged one.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            is_gray = channels == 1 or (channels is None and image.mode in {"1", "L"})
-            if is_gray:
-                # A JPEG holds the luma itself: taken as stored, as OpenCV does, not computed back from colours.
-                image.draft("L", image.size)
-                return np.asarray(image.convert("L"))[None]
-            size = (image.height, image.width, 3)
-            colour = np.frombuffer(image.convert("RGB").tobytes("raw", "BGR"), np.uint8).reshape(size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CorruptRecordError(f"{origin} cannot be decoded as an image: {error}") from None
-    # A view: what comes next, a resize or a crop, copies less.
-    return colour.transpose(2, 0, 1)

@@ -102,20 +102,6 @@ class Transformer:
             values *= self.scale
 
 
-def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Images [B, C, H, W] resized to [B, C, height, width] as OpenCV does by default: bilinear, without smoothing.
-
-    The type stays; uint8 pixels are rounded to the nearest.
-    """
-    if images.shape[2:] == (height, width):
-        return images
-    values = torch.from_numpy(images.astype(np.float32))
-    resized = torch.nn.functional.interpolate(values, (height, width), mode="bilinear", align_corners=False)
-    if images.dtype == np.uint8:
-        resized = resized.round_()
-    return resized.numpy().astype(images.dtype)
-
-
 def read_mean(path: str) -> np.ndarray:
     """The mean image in a ``BlobProto`` file (``.binaryproto``), float32 [C, H, W].
 

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import torch
 
 from cos_runtime import storage
-from cos_runtime.caffe.datum import decode_image
+from cos_runtime.caffe.pixels import decode_image, resize
 from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, TransformationParameter
-from cos_runtime.caffe.transform import Transformer, resize
+from cos_runtime.caffe.transform import Transformer
 from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources.base import DataSource
 
@@ -71,7 +71,7 @@ class ImageSource(DataSource):
         """The shape [C, H, W] of the first record, before resizing and cropping; asked for ``Data`` layers only.
 
         Args:
-            channels: of an encoded image once decoded (see :func:`cos_runtime.caffe.datum.decode_image`).
+            channels: of an encoded image once decoded (see :func:`cos_runtime.caffe.pixels.decode_image`).
         """
         raise self._refusal(
             f"is a Data layer, whose size {type(self).__name__} cannot tell: use a MemoryData layer, "

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from cos_runtime import storage
-from cos_runtime.caffe.datum import decode_image, from_array
+from cos_runtime.caffe.datum import from_array
+from cos_runtime.caffe.pixels import decode_image, resize
 from cos_runtime.caffe.schema.caffe_pb2 import Datum
-from cos_runtime.caffe.transform import resize
 from cos_runtime.errors import UserError
 from cos_runtime.tools._command import run
 from cos_runtime.tools._lmdb_writer import LMDBWriter

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cos_runtime import storage
-from cos_runtime.caffe.datum import decode_image
 from cos_runtime.caffe.layers.base import Layer, Shape, register
 from cos_runtime.caffe.layers.reading import own_turns, permutation, read_lines
-from cos_runtime.caffe.transform import Transformer, resize
+from cos_runtime.caffe.pixels import decode_image, resize
+from cos_runtime.caffe.transform import Transformer
 
 
 def read_image(root: str, name: str, channels: int | None) -> np.ndarray:

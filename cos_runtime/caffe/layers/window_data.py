@@ -13,7 +13,8 @@ from torch import Tensor
 from cos_runtime.caffe.layers.base import Layer, Shape, register
 from cos_runtime.caffe.layers.image_data import read_image
 from cos_runtime.caffe.layers.reading import read_lines
-from cos_runtime.caffe.transform import read_mean, resize
+from cos_runtime.caffe.pixels import resize
+from cos_runtime.caffe.transform import read_mean
 
 
 @dataclass(frozen=True)

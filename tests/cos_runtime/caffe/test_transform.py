@@ -8,7 +8,7 @@ import torch
 
 from cos_runtime.caffe import prototxt
 from cos_runtime.caffe.schema.caffe_pb2 import BlobProto, TransformationParameter
-from cos_runtime.caffe.transform import Transformer, read_mean, resize, write_mean
+from cos_runtime.caffe.transform import Transformer, read_mean, write_mean
 from cos_runtime.errors import UserError
 
 # Every pixel differs from every other of its image, so that a crop tells where it was cut.
@@ -190,26 +190,3 @@ def test_other_mean_files_are_refused(tmp_path: Path, content: bytes | None, rea
         path.write_bytes(content)
     with pytest.raises(UserError, match=reason):
         read_mean(str(path))
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.float32])
-@pytest.mark.parametrize("size", [(10, 14), (3, 4), (5, 1)])
-def test_resizing_is_bilinear_between_pixel_centres(kind: type, size: tuple[int, int]) -> None:
-    images = IMAGES[:2].astype(kind)
-    expected = np.zeros((2, 2, *size))
-    for row in range(size[0]):
-        for column in range(size[1]):
-            y = np.clip((row + 0.5) * 5 / size[0] - 0.5, 0, 4)
-            x = np.clip((column + 0.5) * 7 / size[1] - 0.5, 0, 6)
-            top, left = int(y), int(x)
-            bottom, right = min(top + 1, 4), min(left + 1, 6)
-            upper = images[..., top, left] * (1 - (x - left)) + images[..., top, right] * (x - left)
-            lower = images[..., bottom, left] * (1 - (x - left)) + images[..., bottom, right] * (x - left)
-            expected[..., row, column] = upper * (1 - (y - top)) + lower * (y - top)
-    resized = resize(images, *size)
-    assert resized.dtype == kind
-    np.testing.assert_allclose(resized, expected, atol=0.51 if kind is np.uint8 else 1e-4)
-
-
-def test_an_image_of_the_right_size_is_not_touched() -> None:
-    assert resize(IMAGES, 5, 7) is IMAGES

@@ -3,15 +3,17 @@
 import argparse
 import sys
 
-from benchmarks import nets, on_spark, page, photos, training, transfers
+from benchmarks import endurance, files, nets, on_spark, page, photos, training, transfers
 from benchmarks.measure import Benchmark, Result
 
 BENCHMARKS = {
     each.name: each
     for each in [
         *training.BENCHMARKS,
+        *endurance.BENCHMARKS,
         *on_spark.BENCHMARKS,
         *transfers.BENCHMARKS,
+        *files.BENCHMARKS,
         *nets.BENCHMARKS,
         *photos.BENCHMARKS,
     ]

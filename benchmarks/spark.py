@@ -4,20 +4,30 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from pyspark.sql import SparkSession
 
+from benchmarks import cifar
 from benchmarks.mnist import EXAMPLES, lmdb, scratch
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 
 _ROOT = EXAMPLES.parent
 LENET = "mnist/lenet_train_test.prototxt"
+CIFAR = "cifar10/cifar10_full_train_test.prototxt"
+_DATA: dict[str, Callable[[], Path]] = {
+    "data/mnist_train_lmdb": partial(lmdb, "train"),
+    "data/mnist_test_lmdb": partial(lmdb, "t10k"),
+    "data/cifar10_train_lmdb": cifar.lmdb,
+    "data/cifar10_test_lmdb": cifar.lmdb,
+    "data/mean.binaryproto": cifar.mean,
+}
 _WARM_UP_LAPS = 2
 
 
@@ -47,12 +57,13 @@ def session(slots: int) -> Iterator[SparkSession]:
 
 
 def solver(net: str, **settings: object) -> Path:
-    """A solver's file over one of the example nets, with MNIST's LMDBs put in; settings win over LeNet's own."""
+    """A solver's file over one of the example nets, with its data put in; settings win over LeNet's own."""
     folder = scratch() / uuid4().hex
     folder.mkdir()
     text = (EXAMPLES / net).read_text()
-    for name, part in (("train", "train"), ("test", "t10k")):
-        text = text.replace(f"data/mnist_{name}_lmdb", str(lmdb(part)))
+    for path, made in _DATA.items():
+        if path in text:
+            text = text.replace(path, str(made()))
     (folder / "net.prototxt").write_text(text)
     own = {"base_lr": 0.01, "lr_policy": '"fixed"', "momentum": 0.9, "weight_decay": 0.0005, "solver_mode": "CPU"}
     own |= {"net": '"net.prototxt"', "random_seed": 1, "display": 50, **settings}
@@ -88,8 +99,11 @@ def _events(model: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
 
 
+def lap_rates(model: Path) -> list[float]:
+    """Images a second of each lap of a training that ended, a lap from display to display, without the first ones."""
+    return [event["images_per_second"] for event in _events(model) if event["event"] == "train"][_WARM_UP_LAPS:]
+
+
 def rate(model: Path) -> float:
-    """Images a second of a training that ended, the median of the laps after the first ones."""
-    events = _events(model)
-    laps = [event["images_per_second"] for event in events if event["event"] == "train"]
-    return float(statistics.median(laps[_WARM_UP_LAPS:]))
+    """Images a second of a training that ended, the median of its laps."""
+    return float(statistics.median(lap_rates(model)))

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -58,6 +60,18 @@ def scaling() -> Pair:
     return ours(2), ours(1)
 
 
+def scaling_of_cifar() -> Pair:
+    """CIFAR-10 full on two ranks against one, on random images."""
+    return ours(2, spark.CIFAR, 300), ours(1, spark.CIFAR, 300)
+
+
+def ceiling() -> Pair:
+    """Two trainings that exchange nothing, against one alone: what the machine's second core adds."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        both = list(pool.map(ours, (1, 1)))
+    return sum(both), ours(1)
+
+
 def sparknet() -> Pair:
     """Seconds to 98 % on MNIST's test images, against means of the weights by the driver every ten steps."""
     conf = spark.solver(spark.LENET, max_iter=1500, test_interval=100, test_iter=100)
@@ -70,5 +84,7 @@ BENCHMARKS = [
     Benchmark("one_rank", "one rank, LeNet, batch 64", "a PyTorch loop over tensors", "images/s", 1.3, one_rank),
     Benchmark("two_ranks", "two ranks, LeNet", "torchrun DDP, DataLoader", "images/s", 1.0, two_ranks),
     Benchmark("scaling", "two ranks, LeNet", "one rank", "images/s", 1.7, scaling),
+    Benchmark("scaling_of_cifar", "two ranks, CIFAR-10 full", "one rank", "images/s", 1.7, scaling_of_cifar),
+    Benchmark("ceiling", "two LeNets that exchange nothing", "one alone", "images/s", 1.7, ceiling),
     Benchmark("sparknet", "LeNet to 98 %, two ranks", "`-local_steps 10`", "s", 2, sparknet, less_is_better=True),
 ]

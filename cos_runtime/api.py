@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pyspark import SparkContext, StorageLevel
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
 from cos_runtime import preflight, storage
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
@@ -51,18 +52,32 @@ class CaffeOnSpark:
             RankError: a rank failed.
             JobCancelled: the job was stopped from outside.
         """
-        self._train(source, None)
+        self._train(source, ())
 
-    def trainWithValidation(self, source: DataSource, validation: DataSource) -> DataFrame:  # noqa: N802
+    def trainWithValidation(  # noqa: N802 - the original's spelling
+        self, source: DataSource, validation: DataSource | Sequence[DataSource]
+    ) -> DataFrame:
         """Train with validation every ``test_interval`` iterations, over ``test_iter`` batches of ``validation``.
 
+        Args:
+            source: the records to train on.
+            validation: those of the TEST net; of each one, in order, where the solver has several.
+
         Returns:
-            A row a validation pass, in order, with an ``array<float>`` for each output blob of the TEST net.
+            A row a validation pass, in order, with an ``array<float>`` for each output blob of the TEST net. With
+            several TEST nets a column ``test_net`` has the number, and blobs of other nets are null.
         """
-        passes = self._train(source, validation)
-        names = preflight.test_net(_conf_of(source), validation).outputs
-        schema = StructType([StructField(name, ArrayType(FloatType(), False), False) for name in names])
-        return self.spark.createDataFrame([tuple(done.outputs[name] for name in names) for done in passes], schema)
+        sources = [validation] if isinstance(validation, DataSource) else list(validation)
+        passes = self._train(source, sources)
+        conf = _conf_of(source)
+        outputs = [preflight.test_net(conf, each, number).outputs for number, each in enumerate(sources)]
+        names = list(dict.fromkeys(itertools.chain.from_iterable(outputs)))
+        is_one = len(sources) == 1
+        columns = [StructField(name, ArrayType(FloatType(), False), not is_one) for name in names]
+        rows = [(done.net_index, *(done.outputs.get(name) for name in names)) for done in passes]
+        schema = StructType([StructField("test_net", IntegerType(), False), *columns])
+        frame = self.spark.createDataFrame(rows, schema)
+        return frame.drop("test_net") if is_one else frame
 
     def test(self, source: DataSource) -> dict[str, list[float]]:
         """The mean over all records of every output blob of the TEST net, with the weights of ``-model``."""
@@ -97,23 +112,28 @@ class CaffeOnSpark:
         """An ``array<float>`` as the dense vector of doubles that Spark ML takes for features."""
         return array_to_vector(column.cast("array<double>"))
 
-    def _train(self, source: DataSource, validation: DataSource | None) -> list[TestPass]:
+    def _train(self, source: DataSource, validations: Sequence[DataSource]) -> list[TestPass]:
         conf = _conf_of(source)
+        if validations and len(validations) != len(conf.test_states):
+            raise UserError(
+                f"{len(validations)} sources of validation are given and the solver has {len(conf.test_states)} test "
+                "nets: give one for each"
+            )
         is_local = str(self.spark.sparkContext.master).startswith("local[")
-        plan = preflight.check_training(conf, source, validation, is_local=is_local)
+        plan = preflight.check_training(conf, source, validations, is_local=is_local)
         policy = recovery.Policy(
             conf.max_restarts, conf.restart_wait, f"-clusterSize {conf.clusterSize} x -devices {conf.devices}"
         )
         slots.wait_for(self.spark, conf.ranks, policy.asked)
         written = conf.modelPath or conf.snapshot_prefix
-        job = _job(conf, source, validation, plan)
+        job = _job(conf, source, validations, plan)
         with (
             open_reporters(storage.parent(written) if written else None) as reporters,
             self._dealing(conf, job) as rows,
         ):
             teller = Teller(job, plan, reporters)
             try:
-                recovery.run(self.spark, job, plan, lambda: rows(source, validation), teller, policy=policy)
+                recovery.run(self.spark, job, plan, lambda: rows(source, validations), teller, policy=policy)
             except JobCancelled:
                 teller.cancelled()
                 raise
@@ -125,16 +145,18 @@ class CaffeOnSpark:
             return teller.passes
 
     @contextlib.contextmanager
-    def _dealing(self, conf: Config, job: TrainJob) -> Iterator[Callable[[DataSource, DataSource | None], DataFrame]]:
+    def _dealing(
+        self, conf: Config, job: TrainJob
+    ) -> Iterator[Callable[[DataSource, Sequence[DataSource]], DataFrame]]:
         """A function that deals the records to the ranks; what it keeps on Spark's disks goes at the end."""
         kept: list[DataFrame] = []
         shuffle = job.seed if job.shuffle else None
 
-        def deal(source: DataSource, validation: DataSource | None) -> DataFrame:
+        def deal(source: DataSource, validations: Sequence[DataSource]) -> DataFrame:
             rows = (
-                source.dealt(self.spark, conf.ranks, shuffle)
-                if validation is None
-                else source.dealt_after(validation, self.spark, conf.ranks, shuffle)
+                source.dealt_after(validations, self.spark, conf.ranks, shuffle)
+                if validations
+                else source.dealt(self.spark, conf.ranks, shuffle)
             )
             if conf.isRddPersistent:
                 kept.append(rows.persist(StorageLevel.DISK_ONLY))
@@ -168,7 +190,7 @@ def _conf_of(source: DataSource) -> Config:
     return source.conf
 
 
-def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: TrainingPlan) -> TrainJob:
+def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], plan: TrainingPlan) -> TrainJob:
     solver = SolverParameter()
     solver.CopyFrom(conf.solverParameter)
     # A run that goes on from another draws the numbers that the other would have drawn.
@@ -177,9 +199,9 @@ def _job(conf: Config, source: DataSource, validation: DataSource | None, plan: 
         solver=solver,
         net=conf.netParam,
         source=source,
-        validation=validation,
+        validations=tuple(validations),
         train_shapes=source.top_shapes(),
-        test_shapes=validation.top_shapes() if validation else {},
+        test_states=tuple(conf.test_states),
         ranks=conf.ranks,
         connection=conf.connection,
         seed=solver.random_seed if solver.random_seed >= 0 else seed,

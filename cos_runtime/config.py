@@ -11,11 +11,11 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from cos_runtime import storage
-from cos_runtime.caffe import prototxt
+from cos_runtime.caffe import prototxt, solver_nets
 from cos_runtime.caffe.layers import LAYERS
 from cos_runtime.caffe.layers.data import Input
-from cos_runtime.caffe.phase import filter_net, is_included
-from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, NetStateRule, Phase, SolverParameter
+from cos_runtime.caffe.phase import is_included
+from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, NetState, Phase, SolverParameter
 from cos_runtime.engine.job import Checkpoints
 from cos_runtime.engine.network import CONNECTIONS
 from cos_runtime.engine.numerics import MEMORY_FORMATS, PRECISIONS
@@ -136,7 +136,8 @@ class Config:
             raise UserError("-conf is missing: give the solver prototxt")
         self.protoFile: str = storage.resolve(flags.conf, ".")
         self.solverParameter: SolverParameter = prototxt.read_solver(self.protoFile)
-        self.netParam: NetParameter = self._read_net()
+        self._nets = solver_nets.find(self.solverParameter, self._read, self.protoFile)
+        self.netParam: NetParameter = self._nets.net
         self.isTraining: bool = flags.train
         self.isTest: bool = flags.test
         self.features: list[str] = [name.strip() for name in (flags.features or "").split(",") if name.strip()]
@@ -202,19 +203,17 @@ class Config:
     @property
     def train_state(self) -> NetState:
         """Level and stages of the TRAIN net."""
-        state = NetState()
-        state.CopyFrom(self.solverParameter.train_state)
-        state.phase = TRAIN
-        return state
+        return self._nets.train
+
+    @property
+    def test_states(self) -> Sequence[NetState]:
+        """Level and stages of each TEST net."""
+        return self._nets.tests
 
     @property
     def test_state(self) -> NetState:
-        """Level and stages of the TEST net."""
-        state = NetState()
-        if self.solverParameter.test_state:
-            state.CopyFrom(self.solverParameter.test_state[0])
-        state.phase = TEST
-        return state
+        """Level and stages of the first TEST net, which ``-test`` and ``-features`` are about."""
+        return self.test_states[0]
 
     @property
     def train_data_layer_id(self) -> int:
@@ -223,8 +222,12 @@ class Config:
 
     @property
     def test_data_layer_id(self) -> int:
-        """Index in ``netParam.layer`` of the data layer of the TEST net."""
-        return self._data_layer_id(self.test_state)
+        """Index in ``netParam.layer`` of the data layer of the first TEST net."""
+        return self.data_layer_of_test(0)
+
+    def data_layer_of_test(self, number: int) -> int:
+        """Index in ``netParam.layer`` of the data layer of a TEST net."""
+        return self._data_layer_id(self.test_states[number])
 
     def _data_layer_id(self, state: NetState) -> int:
         for index, layer in enumerate(self.netParam.layer):
@@ -240,26 +243,6 @@ class Config:
 
     def _resolve(self, path: str | None) -> str:
         return storage.resolve(path, self.solver_folder) if path else ""
-
-    def _read_net(self) -> NetParameter:
-        solver = self.solverParameter
-        if solver.HasField("net_param"):
-            return solver.net_param
-        if solver.net:
-            return prototxt.read_net(self._resolve(solver.net))
-        if not (solver.train_net or solver.HasField("train_net_param")):
-            raise UserError(f'{self.protoFile}: the solver names no net: give net: "FILE.prototxt"')
-        train = solver.train_net_param if solver.HasField("train_net_param") else self._read(solver.train_net)
-        tests = list(solver.test_net_param[:1]) or [self._read(path) for path in solver.test_net[:1]]
-        merged = NetParameter(name=train.name)
-        for net, state in [(train, self.train_state), *((net, self.test_state) for net in tests)]:
-            for layer in filter_net(net, state).layer:
-                added = merged.layer.add()
-                added.CopyFrom(layer)
-                added.ClearField("include")
-                added.ClearField("exclude")
-                added.include.append(NetStateRule(phase=state.phase))
-        return merged
 
     def _read(self, path: str) -> NetParameter:
         return prototxt.read_net(self._resolve(path))

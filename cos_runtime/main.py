@@ -70,26 +70,26 @@ def _check(conf: Config) -> None:
     if conf.isTraining:
         if not (conf.modelPath or conf.snapshot_prefix):
             raise UserError("-model is missing: name the file for the trained weights")
-        preflight.check_training(conf, DataSource.getSource(conf, True), _validation(conf))
+        preflight.check_training(conf, DataSource.getSource(conf, True), _validations(conf))
     if conf.isTest or conf.isFeature:
         source = DataSource.getSource(conf, False)
-        net = preflight.test_net(conf, source)
+        net = preflight.test_net(conf, source, 0)
         preflight.check_blobs(net, [*conf.features, *filter(None, [conf.label])], "-features")
         if not conf.isTraining:
             preflight.check_inference(conf, source, conf.modelPath)
 
 
-def _validation(conf: Config) -> DataSource | None:
-    """The source of interleaved validation, where the solver asks for it."""
+def _validations(conf: Config) -> list[DataSource]:
+    """The sources of interleaved validation, one a test net, where the solver asks for it."""
     solver = conf.solverParameter
     is_wanted = solver.test_interval > 0 and list(solver.test_iter) != [0]
-    return DataSource.getSource(conf, False) if is_wanted else None
+    return [DataSource.getSource(conf, False, i) for i in range(len(conf.test_states))] if is_wanted else []
 
 
 def _train(cos: CaffeOnSpark, conf: Config) -> None:
-    source, validation = DataSource.getSource(conf, True), _validation(conf)
-    if validation:
-        cos.trainWithValidation(source, validation)
+    source, validations = DataSource.getSource(conf, True), _validations(conf)
+    if validations:
+        cos.trainWithValidation(source, validations)
     else:
         cos.train(source)
 

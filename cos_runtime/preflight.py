@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from cos_runtime import storage
 from cos_runtime.caffe import solverstate, weights
@@ -19,7 +20,7 @@ from cos_runtime.sources.base import DataSource
 
 
 def check_training(
-    conf: Config, source: DataSource, validation: DataSource | None, *, is_local: bool = False
+    conf: Config, source: DataSource, validations: Sequence[DataSource], *, is_local: bool = False
 ) -> TrainingPlan:
     """Build on the driver what the ranks will build, and check the files.
 
@@ -34,7 +35,7 @@ def check_training(
         raise UserError(f"{conf.protoFile}: max_iter is missing: say when training ends")
     if is_local and conf.connection != "ethernet":
         network.require_device(conf.connection)
-    _check_batches(conf, source, validation)
+    _check_batches(conf, source, validations)
     state = conf.train_state
     net = Net(conf.netParam, TRAIN, source.top_shapes(), level=state.level, stages=state.stage)
     if not net.losses:
@@ -56,11 +57,11 @@ def check_training(
             "there is nothing left to train; raise max_iter"
         )
     aim = Aim()
-    if validation is not None:
-        tested = test_net(conf, validation)
+    for number, validation in enumerate(validations):
+        tested = test_net(conf, validation, number)
         tested.share_weights(net)
-        aim = _aim(conf, tested)
-    elif conf.best:
+        aim = aim if number else _aim(conf, tested)
+    if conf.best and not validations:
         raise UserError("-best needs validation: give the solver test_interval and test_iter")
     own = conf.checkpoints
     snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, conf.best_path, own.prefix, own.kept)
@@ -77,15 +78,15 @@ def _aim(conf: Config, net: Net) -> Aim:
     return Aim(conf.best, conf.best in net.losses, conf.patience)
 
 
-def test_net(conf: Config, source: DataSource) -> Net:
-    """The TEST net for the source's records."""
-    state = conf.test_state
+def test_net(conf: Config, source: DataSource, number: int) -> Net:
+    """The TEST net of a number, for its source's records."""
+    state = conf.test_states[number]
     return Net(conf.netParam, TEST, source.top_shapes(), level=state.level, stages=state.stage)
 
 
 def check_inference(conf: Config, source: DataSource, model: str) -> tuple[Net, bytes]:
     """The TEST net with the weights of the file ``model`` loaded, and the file's content."""
-    net = test_net(conf, source)
+    net = test_net(conf, source, 0)
     if not model:
         raise UserError("-model is missing: name the weights to use")
     content = storage.read_bytes(model, "-model")
@@ -122,19 +123,20 @@ def _read_start(conf: Config) -> Start:
     )
 
 
-def _check_batches(conf: Config, source: DataSource, validation: DataSource | None) -> None:
+def _check_batches(conf: Config, source: DataSource, validations: Sequence[DataSource]) -> None:
     needed, records = conf.ranks * source.batch_size, source.count()
     if records is not None and records < needed:
         raise UserError(
             f'layer "{source.layer.name}": {conf.ranks} ranks with batch_size {source.batch_size} take {needed} '
             f"records a step and the source has {records}: lower batch_size, -clusterSize or -devices"
         )
-    if validation is None:
-        return
-    if not conf.solverParameter.test_iter:
+    if validations and not conf.solverParameter.test_iter:
         raise UserError(f"{conf.protoFile}: test_interval is given without test_iter: say how many batches a pass has")
-    records = validation.count()
-    if records is not None and records < conf.ranks:
-        raise UserError(
-            f'layer "{validation.layer.name}": {records} validation records are fewer than the {conf.ranks} ranks'
-        )
+    if validations and min(conf.solverParameter.test_iter) < 1:
+        raise UserError(f"{conf.protoFile}: a test_iter is below 1: say how many batches a pass of that test net has")
+    for validation in validations:
+        records = validation.count()
+        if records is not None and records < conf.ranks:
+            raise UserError(
+                f'layer "{validation.layer.name}": {records} validation records are fewer than the {conf.ranks} ranks'
+            )

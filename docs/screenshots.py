@@ -1,10 +1,12 @@
 """Draws the launcher's main views into `docs/images`, by rich itself: ``python docs/screenshots.py``.
 
-The pictures are made by the code that draws a terminal, from the events of a run of LeNet.
+The pictures are made by the code that draws a terminal, from the events of a run of LeNet and from a preset's plan.
 """
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from rich.text import Text
 from bootstrap.cli.live import job_picture
 from bootstrap.jobs.record import JobRecord, LocalTarget, now
 from bootstrap.progress import TrainingProgress
+from infra.estimate import estimate, offline_lookup
+from infra.plan import example, show
+from infra.planned import plan
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH = 88
@@ -39,16 +44,31 @@ def record(state: str, **changes: object) -> JobRecord:
 def progress() -> TrainingProgress:
     """How far that job is."""
     made = TrainingProgress()
-    made.feed("".join(f"{json.dumps(event)}\n" for event in EVENTS).encode())
+    time = (now() - timedelta(seconds=52)).isoformat()
+    made.feed("".join(f"{json.dumps({**event, 'time': time})}\n" for event in EVENTS).encode())
     return made
 
 
-def draw(name: str, command: str, record: JobRecord, progress: TrainingProgress, tail: list[str]) -> None:
-    """Write one picture."""
+@contextmanager
+def drawn(name: str, command: str) -> Iterator[Console]:
+    """A console on which a command was typed; what the block prints on it becomes the picture `name`."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text.assemble(("$ ", "dim"), command))
-    console.print(job_picture(record, progress, tail))
+    yield console
     console.save_svg(str(IMAGES / f"{name}.svg"), title="cos", unique_id=name)
+
+
+def draw(name: str, command: str, record: JobRecord, progress: TrainingProgress, tail: list[str]) -> None:
+    """Draw a job."""
+    with drawn(name, command) as console:
+        console.print(job_picture(record, progress, tail))
+
+
+def draw_plan(preset: str) -> None:
+    """Draw what a preset makes and costs, at the prices of the project's table."""
+    config = example(preset)
+    with drawn("plan", f"cos plan --preset {preset}") as console:
+        show(console, config, plan(config), estimate(config, offline_lookup(config)))
 
 
 def main() -> None:
@@ -63,6 +83,7 @@ def main() -> None:
     )
     failed = record("failed", ended=now(), exit_code=2, message=message)
     draw("failed", "cos attach 3", failed, TrainingProgress(), [f"error: {message}"])
+    draw_plan("gpu-ethernet")
 
 
 if __name__ == "__main__":

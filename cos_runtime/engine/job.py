@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cos_runtime.caffe.layers import Shape
-from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
+from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, NetState, SolverParameter
 from cos_runtime.engine.best import Aim
 from cos_runtime.engine.line import NOWHERE, LineAddress
 from cos_runtime.engine.numerics import Numerics
@@ -42,7 +42,9 @@ class TrainJob:
         solver: the solver, its paths resolved.
         net: the whole net, with the layers of both phases.
         source: the training records.
-        validation: the records of interleaved validation; None trains without.
+        validations: the records of interleaved validation, a source a TEST net; none trains without.
+        train_shapes: of the tops of ``source``.
+        test_states: level and stages of each TEST net.
         ranks: how many ranks there are.
         connection: one of ``cos_runtime.engine.network.CONNECTIONS``.
         seed: of fillers, dropout, crops and mirrors; a rank's own follow from it.
@@ -60,9 +62,9 @@ class TrainJob:
     solver: SolverParameter
     net: NetParameter
     source: DataSource
-    validation: DataSource | None
+    validations: tuple[DataSource, ...]
     train_shapes: dict[str, Shape]
-    test_shapes: dict[str, Shape]
+    test_states: tuple[NetState, ...]
     ranks: int
     connection: str
     seed: int
@@ -97,15 +99,10 @@ class TrainJob:
         return model_path(prefix, iteration, self.solver.snapshot_format) if prefix else ""
 
     def passes_before(self, iteration: int) -> int:
-        """The validation passes that come before those at ``iteration``."""
+        """The validation passes of each TEST net that come before those at ``iteration``."""
         interval = self.solver.test_interval
         count = -(-iteration // interval) if interval else 0
         return count - 1 if count and not self.solver.test_initialization else count
-
-    @property
-    def test_iter(self) -> int:
-        """Batches of a validation pass, over all ranks together."""
-        return self.solver.test_iter[0] if self.solver.test_iter else 0
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Teller:
         elif message.kind == "step":
             self._reporters.emit(TrainStep(**facts, loss_weights=self._loss_weights))
         elif message.kind == "test":
-            self.passes.append(TestPass(net_index=0, **facts))
+            self.passes.append(TestPass(**facts))
             self._reporters.emit(self.passes[-1])
         elif message.kind == "skipped":
             self._reporters.emit(RecordsSkipped(**facts))

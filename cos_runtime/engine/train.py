@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,11 +29,11 @@ from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.pace import Pace
 from cos_runtime.engine.snapshots import BEST, CHECKPOINT, FINAL, SNAPSHOT
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
+from cos_runtime.engine.subsets import split
 from cos_runtime.engine.validate import Validator
 from cos_runtime.engine.wishes import Wish, Wishes
 from cos_runtime.engine.world import World
 from cos_runtime.errors import UserError
-from cos_runtime.sources.deal import SUBSET
 from cos_runtime.sources.tolerant import Skipped, Tolerant
 
 # Keeps the seeds of ranks and of steps apart.
@@ -93,13 +92,13 @@ class Trainer:
         self._averaged_at, self._wished = self.solver.iteration, set[Wish]()
         self.module = self._wrap(LossModule(self.net, self.wishes, job.numerics))
         self.keeper = Keeper(job.address, job.checkpoints.seconds if world.rank == 0 else 0, job.timeout)
+        self.validators: list[Validator] = []
         self.loss = SmoothedLoss(max(1, job.solver.average_loss))
-        validation, batches = _validation_first(batches) if job.validation else (None, batches)
-        self.validator = None
-        if job.validation and validation is not None:
-            spool = Spool(validation, local_folder())
+        if job.validations:
+            *validations, batches = split(batches, len(job.validations) + 1)
             first = job.passes_before(self.solver.iteration)
-            self.validator = Validator(job, job.validation, spool, self.net, world, first=first)
+            spools = [Spool(each, local_folder()) for each in validations]
+            self.validators = [Validator(job, i, spool, self.net, world, first=first) for i, spool in enumerate(spools)]
         rows = rebatch(
             self._records_from(Spool(batches, local_folder(), [job.seed, world.rank] if job.shuffle else None)),
             itertools.repeat(job.source.batch_size),
@@ -178,7 +177,11 @@ class Trainer:
 
     def batches_taken(self) -> int:
         """Batches so far, those of validation included: a number that grows as long as the rank goes on."""
-        return self.feed.taken + (self.validator.feed.taken if self.validator else 0)
+        return sum(feed.taken for feed in self._feeds)
+
+    @property
+    def _feeds(self) -> list[Feed]:
+        return [self.feed, *(validator.feed for validator in self.validators)]
 
     def run(self) -> int:
         """Train until ``max_iter``, or until validation is no longer better, and return the number of iterations made.
@@ -188,7 +191,9 @@ class Trainer:
             LeaveError: this rank was told to end; all have made a checkpoint before.
         """
         first = self.solver.iteration
-        with self.feed, self.validator.feed if self.validator else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            for feed in self._feeds:
+                stack.enter_context(feed)
             pace = Pace(self.job.records_a_step)
             while self.solver.iteration < self.job.solver.max_iter:
                 self._validate_if_due(pace)
@@ -289,16 +294,18 @@ class Trainer:
 
     def _validate_if_due(self, pace: Pace) -> None:
         iteration, interval = self.solver.iteration, self.job.solver.test_interval
-        if self.validator is None or not interval or iteration % interval:
+        if not self.validators or not interval or iteration % interval:
             return
         if iteration == 0 and not self.job.solver.test_initialization:
             return
         with pace.pause():
             self._average_state()
-            outputs = self.validator.run()
+            passes = [validator.run() for validator in self.validators]
         if self.world.rank == 0:
-            self.line.send("test", iteration=iteration, outputs=outputs, loss_weights=self.validator.net.losses)
-        if self.best.take(outputs):
+            for index, (validator, outputs) in enumerate(zip(self.validators, passes, strict=True)):
+                told = {"net_index": index, "outputs": outputs, "loss_weights": validator.net.losses}
+                self.line.send("test", iteration=iteration, **told)
+        if self.best.take(passes[0]):
             self._keep(BEST)
 
     def _end_local_step(self, wished: set[Wish]) -> set[Wish]:
@@ -354,30 +361,3 @@ class Trainer:
         self.keeper.keep(Capture(purpose, self.net.param, self.net.weights(), state, file_format))
         if has_own_state:
             self._set_state(rows[0])
-
-
-def _validation_first(
-    batches: Iterator[pa.RecordBatch],
-) -> tuple[Iterator[pa.RecordBatch], Iterator[pa.RecordBatch]]:
-    """Split the stream into its leading validation rows and the training rows after them.
-
-    The first iterator is to be exhausted before the second is begun.
-    """
-    border: list[pa.RecordBatch] = []
-
-    def validation() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            # The column is sorted within the partition.
-            count = batch.num_rows - int(pc.sum(batch.column(SUBSET)).as_py())
-            rows = batch.drop_columns([SUBSET])
-            yield rows.slice(0, count)
-            if count < batch.num_rows:
-                border.append(rows.slice(count))
-                return
-
-    def training() -> Iterator[pa.RecordBatch]:
-        yield from border
-        for batch in batches:
-            yield batch.drop_columns([SUBSET])
-
-    return validation(), training()

@@ -14,7 +14,6 @@ from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.spool import Spool, rebatch
 from cos_runtime.engine.world import World
-from cos_runtime.sources.base import DataSource
 
 
 class Validator:
@@ -24,33 +23,26 @@ class Validator:
     of ranks. The TEST net shares the TRAIN net's parameters.
 
     Args:
-        source: the validation records.
-        spool: the rank's share of them, which is read here.
+        number: which of the solver's TEST nets.
+        spool: the rank's share of its records, which is read here.
         net: the TRAIN net.
         first: number of the first pass: how many an earlier run has made that this one goes on from.
     """
 
-    def __init__(
-        self, job: TrainJob, source: DataSource, spool: Spool, net: Net, world: World, *, first: int = 0
-    ) -> None:
-        state = job.solver.test_state[0] if job.solver.test_state else None
-        self.net = Net(
-            job.net,
-            TEST,
-            job.test_shapes,
-            level=state.level if state else 0,
-            stages=state.stage if state else (),
-        ).to(world.device)
+    def __init__(self, job: TrainJob, number: int, spool: Spool, net: Net, world: World, *, first: int = 0) -> None:
+        source, state = job.validations[number], job.test_states[number]
+        test_net = Net(job.net, TEST, source.top_shapes(), level=state.level, stages=state.stage)
+        self.net = test_net.to(world.device)
         self.net.share_weights(net)
         self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
-        self._records = job.test_iter * source.batch_size
+        self._records = job.solver.test_iter[number] * source.batch_size
         self._pass = first
         self._own = spool.load()
         self._all = world.count(self._own)
         rows = rebatch(spool.again_and_again(self._dealt(self._records * first)), self._sizes(first))
-        fed = sum(len(self._chunks(number)) for number in range(first))
-        self.feed = Feed(rows, source, [job.seed, world.rank, 1], first=fed, timeout=job.timeout)
+        fed = sum(len(self._chunks(done)) for done in range(first))
+        self.feed = Feed(rows, source, [job.seed, world.rank, 1 + number], first=fed, timeout=job.timeout)
 
     def _dealt(self, records: int) -> int:
         """How many of the first ``records`` records of the endless sequence are this rank's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -35,9 +36,8 @@ class SourceConf(Protocol):
     def train_data_layer_id(self) -> int:
         """Index in ``netParam.layer`` of the data layer of the TRAIN net."""
 
-    @property
-    def test_data_layer_id(self) -> int:
-        """Index in ``netParam.layer`` of the data layer of the TEST net."""
+    def data_layer_of_test(self, number: int) -> int:
+        """Index in ``netParam.layer`` of the data layer of a TEST net."""
 
 
 class Decoder(Protocol):
@@ -74,13 +74,22 @@ class DataSource(ABC):
         return {name: value for name, value in self.__dict__.items() if name != "conf"}
 
     @staticmethod
-    def getSource(conf: SourceConf, isTraining: bool) -> DataSource:  # noqa: N802, N803 - the original's spelling
+    def getSource(  # noqa: N802 - the original's spelling
+        conf: SourceConf,
+        isTraining: bool,  # noqa: N803
+        test_net: int = 0,
+    ) -> DataSource:
         """The source that the net's data layer names by ``source_class``, checked.
+
+        Args:
+            conf: the job's configuration.
+            isTraining: whether the TRAIN net's records are asked for.
+            test_net: the number of the TEST net otherwise, where the solver has several.
 
         Raises:
             UserError: the class is missing, unknown or no DataSource, or its data cannot be read.
         """
-        layer_id = conf.train_data_layer_id if isTraining else conf.test_data_layer_id
+        layer_id = conf.train_data_layer_id if isTraining else conf.data_layer_of_test(test_net)
         source = source_class(conf.netParam.layer[layer_id])(conf, layer_id, isTraining)
         source.check()
         return source
@@ -116,15 +125,15 @@ class DataSource(ABC):
         return deal(self.dataframe(spark), ranks, shuffle)
 
     def dealt_after(
-        self, validation: DataSource, spark: SparkSession, ranks: int, shuffle: int | None = None
+        self, validations: Sequence[DataSource], spark: SparkSession, ranks: int, shuffle: int | None = None
     ) -> DataFrame:
-        """As :meth:`dealt`, with the records of ``validation``, dealt too, before those of this source.
+        """As :meth:`dealt`, with the records of each of ``validations``, dealt too, before those of this source.
 
         A column ``deal.SUBSET`` tells them apart.
         """
-        from cos_runtime.sources.deal import deal_both  # noqa: PLC0415 - pyspark is needed only where a session is
+        from cos_runtime.sources.deal import deal_all  # noqa: PLC0415 - pyspark is needed only where a session is
 
-        return deal_both(self.dataframe(spark), validation.dataframe(spark), ranks, shuffle)
+        return deal_all([each.dataframe(spark) for each in (*validations, self)], ranks, shuffle)
 
     def count(self) -> int | None:
         """The number of records where it is known without reading them all, else None."""

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial, reduce
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from pyspark import StorageLevel
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as sf
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column
 
 # Spark's monotonically_increasing_id is the partition, shifted by this, plus the row's index in it.
 PARTITION_SHIFT = 33
 POSITION = "__position"
 
 
+# Which of several sets of records a row is of: their number, in order.
 SUBSET = "__subset"
-VALIDATION, TRAINING = 0, 1
 
 
-def deal_both(training: DataFrame, validation: DataFrame, ranks: int, shuffle: int | None = None) -> DataFrame:
-    """Both dealt, in the same ``ranks`` partitions: each has its validation rows, in order, and then its training rows.
+def deal_all(sets: Sequence[DataFrame], ranks: int, shuffle: int | None = None) -> DataFrame:
+    """All sets dealt, in the same ``ranks`` partitions: each has its rows of the first, in order, then of the next, ….
 
-    A column :data:`SUBSET` tells them apart: :data:`VALIDATION` or :data:`TRAINING`. The training rows are shuffled
-    where :func:`shuffled` has a seed.
+    A column :data:`SUBSET` has the number of a row's set. The rows of the last set, which are those of training, are
+    shuffled where :func:`shuffled` has a seed.
     """
-    training = shuffled(training, shuffle)
+    *before, last = sets
     marked = [
         _placed(df, ranks).withColumn(SUBSET, sf.lit(subset))
-        for df, subset in ((validation, VALIDATION), (training, TRAINING))
+        for subset, df in enumerate([*before, shuffled(last, shuffle)])
     ]
-    both = marked[0].unionByName(marked[1], allowMissingColumns=True)
-    return _in_order(both, ranks, SUBSET, POSITION)
+    return _in_order(reduce(partial(DataFrame.unionByName, allowMissingColumns=True), marked), ranks, SUBSET, POSITION)
 
 
 def shuffled(df: DataFrame, seed: int | None) -> DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cos_runtime.caffe import datum
@@ -61,12 +62,13 @@ class LMDB(ImageSource):
         return self._load(spark, parts=ranks, dealt=True)
 
     def dealt_after(
-        self, validation: DataSource, spark: SparkSession, ranks: int, shuffle: int | None = None
+        self, validations: Sequence[DataSource], spark: SparkSession, ranks: int, shuffle: int | None = None
     ) -> DataFrame:
-        """As :meth:`dealt`, with the records of ``validation``, dealt too, before those of this source."""
-        if shuffle is None and isinstance(validation, LMDB) and self._is_plain and validation._is_plain:
-            return self._load(spark, parts=ranks, dealt=True, before=validation.source_path)
-        return super().dealt_after(validation, spark, ranks, shuffle)
+        """As :meth:`dealt`, with the records of each of ``validations``, dealt too, before those of this source."""
+        first, *others = validations
+        if not others and shuffle is None and isinstance(first, LMDB) and self._is_plain and first._is_plain:
+            return self._load(spark, parts=ranks, dealt=True, before=first.source_path)
+        return super().dealt_after(validations, spark, ranks, shuffle)
 
     @property
     def _is_plain(self) -> bool:

@@ -17,7 +17,7 @@ from pyspark.sql.types import StructType
 
 from cos_runtime import storage
 from cos_runtime.sources import lmdb_file
-from cos_runtime.sources.deal import SUBSET, TRAINING, VALIDATION
+from cos_runtime.sources.deal import SUBSET
 from cos_runtime.sources.host_copy import host_copy
 from cos_runtime.sources.image_schema import IMAGE_SCHEMA
 
@@ -58,7 +58,7 @@ class CaffeLMDBReader(DataSourceReader):
     def __init__(self, options: Mapping[str, str]) -> None:
         self.sources: dict[int | None, str] = {None: options["source"]}
         if "before" in options:
-            self.sources = {VALIDATION: options["before"], TRAINING: options["source"]}
+            self.sources = dict(enumerate([options["before"], options["source"]]))
         self.parts = int(options["parts"])
         self.is_dealt = options["dealt"].lower() == "true"
 

@@ -47,12 +47,48 @@ def test_batches_come_in_order_with_the_same_noise_each_time():
 
 def test_batches_are_ready_before_they_are_asked_for():
     source = Numbers()
-    with Feed(batches(0, 10, 20, 30, 40, 50), source, [7], depth=2) as feed:
+    with Feed(batches(0, 10, 20, 30, 40, 50), source, [7]) as feed:
         for _ in range(3):  # two wait, and one has been decoded for the place that comes free
             assert source.decoded.acquire(timeout=10)
         assert not source.decoded.acquire(timeout=0.3)
         next(feed)
         assert source.decoded.acquire(timeout=10)
+
+
+def test_whoever_had_to_wait_finds_more_batches_ready_later():
+    may_read = threading.Semaphore(0)
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in batches(*range(1000)):
+            may_read.acquire(timeout=30)
+            yield batch
+
+    with Feed(rows(), Numbers(), [7]) as feed:
+        at_first = feed.depth
+        for _ in range(2):
+            threading.Timer(0.3, may_read.release).start()
+            next(feed)
+        assert feed.depth == 4 * at_first
+        may_read.release(1000)
+        while feed._ready.qsize() < feed.depth:
+            pass
+        next(feed)
+        assert feed.depth == 4 * at_first, "none had to wait"
+
+
+def test_large_batches_are_not_kept_ready_in_any_number():
+    class Images(Numbers):
+        def decode(self, rows: pa.RecordBatch, generator: np.random.Generator) -> dict[str, torch.Tensor]:
+            return {"data": torch.empty(5 << 20)}  # 20 MB, of which three are as many as may wait
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for batch in batches(*range(6)):
+            threading.Event().wait(0.1)
+            yield batch
+
+    with Feed(rows(), Images(), [7]) as feed:
+        assert len(list(feed)) == 6
+        assert feed.depth == 2
 
 
 def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for():

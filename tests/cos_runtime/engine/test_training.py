@@ -123,6 +123,29 @@ def test_a_validation_pass_goes_on_where_the_last_one_ended(spark, make_job: Mak
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
+def test_each_of_several_test_nets_has_its_own_records(spark, make_job: MakeJob):
+    job = make_job(max_iter=4, solver="test_iter: 5 test_iter: 3 test_interval: 2")
+    net, solver = Path(job.file("net.prototxt")), Path(job.solver)
+    # The second is tested by what it is trained on, and has no accuracy.
+    other = net.read_text().replace("/test_50", "/train_240").replace('type: "Accuracy"', 'type: "ArgMax"')
+    other = other.replace('bottom: "label" top: "accuracy"', 'top: "best"')
+    Path(job.file("other.prototxt")).write_text(other)
+    files = 'train_net: "net.prototxt" test_net: "net.prototxt" test_net: "other.prototxt"'
+    solver.write_text(solver.read_text().replace('net: "net.prototxt"', files).replace("base_lr: 0.1", "base_lr: 0"))
+    conf = Config(spark, job.args("-train", "-clusterSize", "2"))
+    validations = [DataSource.getSource(conf, False, number) for number in range(2)]
+    frame = CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(conf, True), validations)
+    assert frame.columns == ["test_net", "accuracy", "loss", "best"]
+    rows = frame.collect()
+    assert [row.test_net for row in rows] == [0, 1] * 3
+    assert [line["net"] for line in metrics(job, "test")] == [0, 1] * 3
+    assert {row.accuracy is None for row in rows if row.test_net} == {True}
+    whole = CaffeOnSpark(spark).test(validations[0])["loss"]
+    assert [row.loss[0] for row in rows if row.test_net == 0] == pytest.approx(whole * 3, rel=1e-5)
+    assert len({round(row.loss[0], 6) for row in rows if row.test_net == 1}) == 3, "3 of 24 batches a pass"
+    assert "Testing net (#1)" in Path(job.file("train.log")).read_text()
+
+
 def _batch_losses(conf: Config, spark) -> list[float]:
     """The loss of each batch of ten of the test set."""
     conf.features = ["loss"]

@@ -16,7 +16,7 @@ from cos_runtime.caffe.schema.caffe_pb2 import Datum
 from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources import lmdb_file
 from cos_runtime.sources.base import DataSource
-from cos_runtime.sources.deal import SUBSET, TRAINING, VALIDATION
+from cos_runtime.sources.deal import SUBSET
 from cos_runtime.sources.lmdb import LMDB
 from tests.cos_runtime.sources.own_source import Even
 from tests.fixtures.mnist import SmallLMDB
@@ -89,10 +89,10 @@ def test_validation_records_come_before_those_for_training(
         source(small_lmdb(IMAGES[:7], range(100, 107), name="validation")),
     )
     expected = [[*range(100, 107)][rank::ranks] + [*range(25)][rank::ranks] for rank in range(ranks)]
-    df = training.dealt_after(validation, spark, ranks)
+    df = training.dealt_after([validation], spark, ranks)
     assert partitions(df) == expected
-    assert {(row[SUBSET], row.label >= 100) for row in df.collect()} == {(VALIDATION, True), (TRAINING, False)}
-    general = DataSource.dealt_after(training, validation, spark, ranks)
+    assert {(row[SUBSET], row.label >= 100) for row in df.collect()} == {(0, True), (1, False)}
+    general = DataSource.dealt_after(training, [validation], spark, ranks)
     assert partitions(general) == expected
     assert general.columns == df.columns
 
@@ -100,7 +100,7 @@ def test_validation_records_come_before_those_for_training(
 def test_a_subclass_with_records_of_its_own_is_dealt_by_them(spark: SparkSession, small_lmdb: SmallLMDB) -> None:
     even = Even(conf_of(memory_data(small_lmdb(IMAGES))), 0, True)
     assert partitions(even.dealt(spark, 2)) == [[*range(0, 25, 4)], [*range(2, 25, 4)]]
-    both = even.dealt_after(source(small_lmdb(IMAGES[:3], [101, 102, 103], name="validation")), spark, 2)
+    both = even.dealt_after([source(small_lmdb(IMAGES[:3], [101, 102, 103], name="validation"))], spark, 2)
     assert partitions(both) == [[101, 103, *range(0, 25, 4)], [102, *range(2, 25, 4)]]
 
 

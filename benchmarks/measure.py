@@ -19,6 +19,7 @@ class Benchmark:
         at_least: The ratio that is wanted.
         measure: Measures both once, ours first.
         less_is_better: Whether the figures are times and not rates.
+        why: Why the ratio is what it is, where that is less than wanted.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Benchmark:
     at_least: float
     measure: Callable[[], Pair]
     less_is_better: bool = False
+    why: str = ""
 
     def ratio(self, pair: Pair) -> float:
         """How many times better ours is."""

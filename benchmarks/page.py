@@ -34,7 +34,14 @@ favour. Each process computes on one thread unless a row says otherwise. A ratio
 Machine: {machine()}. Python {platform.python_version()}, {libraries}.
 
 {table(results)}"""
-    PAGE.write_text(text)
+    PAGE.write_text(text + reasons(results))
+
+
+def reasons(results: Sequence[Result]) -> str:
+    """Why those that are below what is wanted are."""
+    below = [each.benchmark for each in results if each.ratio < each.benchmark.at_least and each.benchmark.why]
+    lines = "".join(f"- `{each.name}`: {each.why}\n" for each in below)
+    return f"\n## Why some are below\n\n{lines}" if below else ""
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 
 _HISTORY_FIELD, _RANK_BLOBS_FIELD = 3, 1003
 # What Caffe itself does not write, and passes over.
-_OWN_NUMBERS = ("records", "ranks", "ranks_since", "seed", "best", "stale")
+_OWN_NUMBERS = ("records", "ranks", "ranks_since", "seed", "best", "stale", "loss_scale", "loss_scale_age")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class SolverState:
         seed: of the job's random numbers; None where the file does not say.
         best: the best value of a validation pass; None where there was none.
         stale: validation passes since then.
+        loss_scale: the factor of a float16 training's loss; None where there was none.
+        loss_scale_age: iterations since it changed.
         rank_blobs: for each rank, float32 [n], what its layers keep themselves (``Net.state_blobs``, one after the
             other); empty where the weights file has all of it.
     """
@@ -61,6 +63,8 @@ class SolverState:
     seed: int | None = None
     best: float | None = None
     stale: int = 0
+    loss_scale: float | None = None
+    loss_scale_age: int = 0
     rank_blobs: list[np.ndarray] = field(default_factory=list)
 
 

@@ -13,7 +13,7 @@ from pyspark import BarrierTaskContext
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from cos_runtime.engine import decommission
+from cos_runtime.engine import decommission, workers
 from cos_runtime.engine.dispatcher import Dispatcher
 from cos_runtime.engine.failures import JobCancelled, RankError, of_spark
 from cos_runtime.engine.host import check_open_files
@@ -62,7 +62,9 @@ class Stage:
         context.setJobGroup(group, description, interruptOnCancel=True)
         try:
             with decommission.watched(spark, dispatcher.ask_for_checkpoint):
-                rows.mapInArrow(_task(job), RESULT_SCHEMA, barrier=True).collect()
+                with workers.with_torch(spark):
+                    ranks = rows.mapInArrow(_task(job), RESULT_SCHEMA, barrier=True)
+                ranks.collect()
         except (PySparkException, Py4JError, ConnectionError) as error:
             if _is_shut_down(error):  # and took the ranks with it, who are no cause then
                 raise JobCancelled from None

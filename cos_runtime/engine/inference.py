@@ -18,6 +18,7 @@ from cos_runtime.caffe import weights
 from cos_runtime.caffe.layers import Shape
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
+from cos_runtime.engine import workers
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.spool import rebatch
 from cos_runtime.engine.validate import is_per_record, record_sum
@@ -97,7 +98,9 @@ def features(spark: SparkSession, predictor: Predictor, blobs: list[str]) -> Dat
             columns = [_array(net, name, outputs[name], len(ids)) for name in blobs]
             yield pa.RecordBatch.from_arrays([ids, *columns], [SAMPLE_ID, *blobs])
 
-    return predictor.source.dataframe(spark).mapInArrow(task, schema)
+    rows = predictor.source.dataframe(spark)
+    with workers.with_torch(spark):
+        return rows.mapInArrow(task, schema)
 
 
 def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[str, list[float]]:
@@ -119,9 +122,12 @@ def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[
             }
         )
 
+    rows = predictor.source.dataframe(spark)
+    with workers.with_torch(spark):
+        parts = rows.mapInArrow(task, _TEST_SCHEMA)
     totals: dict[str, np.ndarray] = {}
     records = dict.fromkeys(outputs, 0)
-    for row in predictor.source.dataframe(spark).mapInArrow(task, _TEST_SCHEMA).collect():
+    for row in parts.collect():
         totals[row.blob] = totals.get(row.blob, np.zeros(len(row.sums))) + np.array(row.sums)
         records[row.blob] += row.records
     return {name: (totals[name] / records[name]).tolist() for name in outputs}

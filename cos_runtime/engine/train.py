@@ -25,6 +25,7 @@ from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.keeper import Capture, Keeper
 from cos_runtime.engine.line import Line, Message
+from cos_runtime.engine.loss_scale import LossScale
 from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.pace import Pace
 from cos_runtime.engine.snapshots import BEST, CHECKPOINT, FINAL, SNAPSHOT
@@ -116,6 +117,8 @@ class Trainer:
         solver = Solver(self.job.solver, self.net)
         rows: list[np.ndarray] = []
         best = [math.nan, 0.0]
+        self.loss_scale = LossScale(self.job.numerics, self.world.device, solver)
+        scale = self.loss_scale.state or (1.0, 0)
         if state:
             found = solverstate.parse(state, go.facts["state"])
             solver.restore(found)
@@ -126,11 +129,14 @@ class Trainer:
             # Of another number of ranks: the weights have the mean.
             rows = found.rank_blobs if is_same else []
             best = [math.nan if found.best is None else found.best, found.stale]
+            if found.loss_scale is not None:
+                scale = (found.loss_scale, found.loss_scale_age)
         counters = [solver.iteration, solver.current_step, self.records, self.ranks_since, len(rows)]
         shared = torch.tensor(counters, device=self.world.device)
-        judged = torch.tensor(best, dtype=torch.float64, device=self.world.device)
+        judged = torch.tensor([*best, *scale], dtype=torch.float64, device=self.world.device)
         self.world.copy_from_first([shared, judged, *solver.history])
-        value, stale = judged.tolist()
+        value, stale, factor, good = judged.tolist()
+        self.loss_scale.restore(factor, int(good))
         self.best = Best(self.job.aim, None if math.isnan(value) else value, int(stale))
         solver.iteration, solver.current_step, self.records, self.ranks_since, has_rows = shared.tolist()
         self._rank_blobs = self._shared_rows(rows) if has_rows else None
@@ -226,13 +232,13 @@ class Trainer:
             # Gradients of all passes add up; the ranks exchange the sum.
             with contextlib.nullcontext() if last else self._no_exchange():
                 loss, outputs = self.module(inputs)
-                loss.backward()
+                self.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.loss.add(total / passes)
         if self.job.solver.display and iteration % self.job.solver.display == 0:
             self._display(iteration, rate, outputs, pace)
         agreed = self.wishes.agreed()
-        self.solver.step()
+        self.loss_scale.step()
         if self.exchange:
             agreed = self._end_local_step(agreed)
         self.records += self.job.records_a_step
@@ -348,6 +354,7 @@ class Trainer:
         if has_own_state:
             self._set_state(rows.mean(0))
         iteration, file_format = self.solver.iteration, self.job.solver.snapshot_format
+        scale, age = self.loss_scale.state or (None, 0)
         state = dataclasses.replace(
             self.solver.state(self.job.learned_net(iteration, purpose)),
             records=self.records,
@@ -356,6 +363,8 @@ class Trainer:
             seed=self.job.seed,
             best=self.best.value,
             stale=self.best.stale,
+            loss_scale=scale,
+            loss_scale_age=age,
             rank_blobs=list(rows.cpu().numpy()),
         )
         self.keeper.keep(Capture(purpose, self.net.param, self.net.weights(), state, file_format))

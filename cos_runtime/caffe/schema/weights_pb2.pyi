@@ -69,7 +69,7 @@ class Net(_message.Message):
     def __init__(self, name: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[V1Layer, _Mapping]]] = ..., layer: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ...) -> None: ...
 
 class State(_message.Message):
-    __slots__ = ("iter", "learned_net", "history", "current_step", "records", "seed", "rank_blobs", "ranks", "ranks_since", "best", "stale")
+    __slots__ = ("iter", "learned_net", "history", "current_step", "records", "seed", "rank_blobs", "ranks", "ranks_since", "best", "stale", "loss_scale", "loss_scale_age")
     ITER_FIELD_NUMBER: _ClassVar[int]
     LEARNED_NET_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,8 @@ class State(_message.Message):
     RANKS_SINCE_FIELD_NUMBER: _ClassVar[int]
     BEST_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SCALE_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SCALE_AGE_FIELD_NUMBER: _ClassVar[int]
     iter: int
     learned_net: str
     history: _containers.RepeatedCompositeFieldContainer[Blob]
@@ -92,4 +94,6 @@ class State(_message.Message):
     ranks_since: int
     best: float
     stale: int
-    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., current_step: _Optional[int] = ..., records: _Optional[int] = ..., seed: _Optional[int] = ..., rank_blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., ranks: _Optional[int] = ..., ranks_since: _Optional[int] = ..., best: _Optional[float] = ..., stale: _Optional[int] = ...) -> None: ...
+    loss_scale: float
+    loss_scale_age: int
+    def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., current_step: _Optional[int] = ..., records: _Optional[int] = ..., seed: _Optional[int] = ..., rank_blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ..., ranks: _Optional[int] = ..., ranks_since: _Optional[int] = ..., best: _Optional[float] = ..., stale: _Optional[int] = ..., loss_scale: _Optional[float] = ..., loss_scale_age: _Optional[int] = ...) -> None: ...

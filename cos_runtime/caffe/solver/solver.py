@@ -102,6 +102,18 @@ class Solver:
             torch._foreach_zero_(members)
         self.iteration += 1
 
+    @property
+    def param_groups(self) -> list[dict[str, list[Tensor]]]:
+        """The weights that :meth:`step` updates, as torch's optimizers have them."""
+        return [{"params": group.parameters} for group in self._groups]
+
+    @torch.no_grad()
+    def skip(self) -> None:
+        """Make an iteration that leaves the weights as they are, and clear the gradients."""
+        self.current_step = self._rate.at(self.iteration, self.current_step)[1]
+        torch._foreach_zero_([_gradient(each) for group in self._groups for each in group.parameters])
+        self.iteration += 1
+
     def _clip(self, gradients: Tensors) -> None:
         """Scale all gradients down so that their norm together is ``clip_gradients`` at most.
 

@@ -1,0 +1,26 @@
+"""The Python workers that Spark keeps from one job to the next: those that have imported torch, apart from others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+# Spark keeps idle workers by their environment, and gives out the one that has been idle longest.
+_MARK = "COS_TORCH"
+
+
+@contextmanager
+def with_torch(spark: SparkSession) -> Iterator[None]:
+    """Have the functions that Spark is given in this block run in workers that only such functions share.
+
+    Importing torch takes seconds. In the workers of all functions a rank would often get one that has read records so
+    far, and the one with torch would read records.
+    """
+    environment = spark.sparkContext.environment
+    environment[_MARK] = "1"
+    try:
+        yield
+    finally:
+        del environment[_MARK]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import h5py
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from cos_runtime.caffe.schema import weights_pb2
+from cos_runtime.caffe.wire import Parts, delimited
 from cos_runtime.errors import UserError
-
-Parts = list[bytes | memoryview]
-"""Pieces of a file in order: joined once, hundreds of megabytes are copied once."""
 
 _DATA_FIELD = 5
 
@@ -44,18 +42,26 @@ def damage_named(origin: str, what: str) -> Iterator[None]:
         raise UserError(f"{origin} is no {what}, or a damaged one: {reason}") from None
 
 
-def from_message(blob: weights_pb2.Blob) -> np.ndarray:
+def from_message(blob: weights_pb2.Blob, taken: Sequence[memoryview] = ()) -> np.ndarray:
     """The values of a blob, in the form of today or the one of four fixed axes.
+
+    Args:
+        blob: the message.
+        taken: data of messages that were taken out of them; such an array cannot be written to.
 
     Raises:
         ValueError: it has not as many values as its shape.
     """
-    doubles = blob.double_data
-    values = np.frombuffer(doubles, "<f8") if doubles else np.frombuffer(blob.data, "<f4")
     shape = _shape(blob)
+    if blob.HasField("taken"):
+        values = np.frombuffer(taken[blob.taken], "<f4")
+    elif blob.double_data:
+        values = np.frombuffer(blob.double_data, "<f8").astype(np.float32)
+    else:
+        values = np.frombuffer(blob.data, "<f4").copy()
     if min(shape, default=0) < 0 or math.prod(shape) != values.size:
         raise ValueError(f"a blob of the shape {shape} has {values.size} values")
-    return values.astype(np.float32).reshape(shape)
+    return values.reshape(shape)
 
 
 def _shape(blob: weights_pb2.Blob) -> tuple[int, ...]:
@@ -71,19 +77,6 @@ def to_parts(array: np.ndarray) -> Parts:
         message.shape.dim.extend(array.shape)
     values = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8)
     return [*delimited(_DATA_FIELD, [values.data]), message.SerializeToString()]
-
-
-def delimited(field: int, parts: Parts) -> Parts:
-    """The pieces as the value of a field of another message (protobuf's wire type 2)."""
-    return [_varint(field << 3 | 2) + _varint(sum(map(len, parts))), *parts]
-
-
-def _varint(number: int) -> bytes:
-    groups = []
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*groups, number])
 
 
 @contextlib.contextmanager

@@ -271,8 +271,12 @@ def _copy_blob(layer: Layer, index: int, array: np.ndarray, origin: str) -> None
             f"blob {index} in {origin} has the shape {array.shape} where the net has {tuple(blob.shape)}: "
             "give the layer another name to train it anew"
         )
-    with torch.no_grad():
-        blob.copy_(torch.from_numpy(np.ascontiguousarray(array)).view(blob.shape))
+    own = blob.detach()
+    if own.is_cpu and own.is_contiguous() and array.dtype == np.float32:
+        # As bytes: those of a file may lie anywhere, and numpy copies floats one by one that are not aligned.
+        np.copyto(own.numpy().reshape(-1).view(np.uint8), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    else:
+        own.copy_(torch.from_numpy(np.array(array, np.float32)).view(blob.shape))
 
 
 def _layer_class(param: LayerParameter) -> type[Layer]:

@@ -11,9 +11,7 @@ import numpy as np
 
 from cos_runtime import storage
 from cos_runtime.caffe.blobs import (
-    Parts,
     damage_named,
-    delimited,
     from_message,
     is_hdf5,
     read_dataset,
@@ -23,6 +21,7 @@ from cos_runtime.caffe.blobs import (
 )
 from cos_runtime.caffe.schema import caffe_pb2, weights_pb2
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
+from cos_runtime.caffe.wire import Parts, delimited
 
 _HISTORY_FIELD, _RANK_BLOBS_FIELD = 3, 1003
 # What Caffe itself does not write, and passes over.

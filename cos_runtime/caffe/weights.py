@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
 
 from cos_runtime import storage
 from cos_runtime.caffe.blobs import (
-    Parts,
     damage_named,
-    delimited,
     from_message,
     is_hdf5,
     read_dataset,
@@ -22,10 +21,14 @@ from cos_runtime.caffe.blobs import (
 from cos_runtime.caffe.net import Weights
 from cos_runtime.caffe.schema import caffe_pb2, weights_pb2
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
+from cos_runtime.caffe.wire import Parts, Path, delimited, without_values
 from cos_runtime.errors import UserError
 
 _LAYER_FIELD = 100
 _BLOBS_FIELD = 7
+# The way to a blob's data through layers of today, of version 1, and of version 0 within one of those.
+_BLOB: Path = {5: None}
+_DATA: Path = {_LAYER_FIELD: {_BLOBS_FIELD: _BLOB}, 2: {6: _BLOB, 1: {50: _BLOB}}}
 
 Layers = dict[str, list[np.ndarray | None]]
 """Blobs by layer; None for one that an HDF5 file leaves to the layer with which it is shared."""
@@ -66,18 +69,20 @@ def serialize(param: NetParameter, weights: Weights, file_format: int) -> bytes:
 
 
 def _from_binary(content: bytes) -> Layers:
+    values: list[memoryview] = []
     try:
-        return _blobs_of(weights_pb2.Net.FromString(content))
+        rest = without_values(memoryview(content), _DATA, weights_pb2.Blob.TAKEN_FIELD_NUMBER, values)
+        return _blobs_of(weights_pb2.Net.FromString(rest), values)
     except ValueError:
         # Values that are not packed in one piece: caffe_pb2 knows them, at a Python object a number, and packs them.
         packed = caffe_pb2.NetParameter.FromString(content).SerializePartialToString()
-        return _blobs_of(weights_pb2.Net.FromString(packed))
+        return _blobs_of(weights_pb2.Net.FromString(packed), [])
 
 
-def _blobs_of(net: weights_pb2.Net) -> Layers:
+def _blobs_of(net: weights_pb2.Net, values: Sequence[memoryview]) -> Layers:
     old = [layer.layer if layer.HasField("layer") else layer for layer in net.layers]
     layers: list[weights_pb2.Layer | weights_pb2.V1Layer | weights_pb2.V0Layer] = [*old, *net.layer]
-    return {layer.name: [from_message(blob) for blob in layer.blobs] for layer in layers}
+    return {layer.name: [from_message(blob, values) for blob in layer.blobs] for layer in layers}
 
 
 def _to_binary(param: NetParameter, weights: Weights) -> bytes:

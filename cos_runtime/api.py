@@ -201,6 +201,7 @@ def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], pl
         source=source,
         validations=tuple(validations),
         train_shapes=source.top_shapes(),
+        test_shapes=tuple(each.top_shapes() for each in validations),
         test_states=tuple(conf.test_states),
         ranks=conf.ranks,
         connection=conf.connection,

@@ -82,12 +82,7 @@ def flag_parser() -> argparse.ArgumentParser:
         "-local_steps", type=int, default=0, metavar="N", help="SparkNet's way: a mean of weights by the driver every N"
     )
     add("-memory_format", default="channels_last", metavar="FORMAT", help="channels_last (default) or contiguous")
-    add(
-        "-precision",
-        default="float32",
-        metavar="KIND",
-        help="of products: float32 (default), bfloat16, float16",
-    )
+    add("-precision", default="float32", metavar="KIND", help="of products: float32 (default), bfloat16, float16")
     add("-resize", action="store_true", help="resize images to the data layer's height and width")
     add("-lmdb_partitions", type=int, metavar="N", help="parts in which an LMDB is read (default: task slots)")
     return parser

@@ -56,13 +56,12 @@ def check_training(
             f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {solver_param.max_iter}: "
             "there is nothing left to train; raise max_iter"
         )
-    aim = Aim()
-    for number, validation in enumerate(validations):
-        tested = test_net(conf, validation, number)
-        tested.share_weights(net)
-        aim = aim if number else _aim(conf, tested)
-    if conf.best and not validations:
+    tested = [test_net(conf, validation, number) for number, validation in enumerate(validations)]
+    for each in tested:
+        each.share_weights(net)
+    if conf.best and not tested:
         raise UserError("-best needs validation: give the solver test_interval and test_iter")
+    aim = _aim(conf, tested[0]) if tested else Aim()
     own = conf.checkpoints
     snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, conf.best_path, own.prefix, own.kept)
     snapshots.refuse_existing(solver.iteration, start.state_path)

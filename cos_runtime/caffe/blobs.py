@@ -53,10 +53,10 @@ def from_message(blob: weights_pb2.Blob, taken: Sequence[memoryview] = ()) -> np
         ValueError: it has not as many values as its shape.
     """
     shape = _shape(blob)
-    if blob.HasField("taken"):
-        values = np.frombuffer(taken[blob.taken], "<f4")
-    elif blob.double_data:
+    if blob.double_data:
         values = np.frombuffer(blob.double_data, "<f8").astype(np.float32)
+    elif blob.HasField("taken"):
+        values = np.frombuffer(taken[blob.taken], "<f4")
     else:
         values = np.frombuffer(blob.data, "<f4").copy()
     if min(shape, default=0) < 0 or math.prod(shape) != values.size:

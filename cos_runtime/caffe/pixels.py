@@ -8,7 +8,7 @@ from PIL import Image
 
 from cos_runtime.errors import CorruptRecordError
 
-# OpenCV would take all cores of the host: a rank has its own, and splits batches between them where that pays.
+# OpenCV would take all cores of the host, which a rank shares with others.
 cv2.setNumThreads(1)
 
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
@@ -57,6 +57,8 @@ def _by_opencv(content: bytes, channels: int | None) -> np.ndarray:
 def _by_pillow(image: Image.Image, channels: int | None) -> np.ndarray:
     """The pixels [H, W] or [H, W, 3] of any other file; Pillow refuses what is cut off."""
     if channels == 1 or (channels is None and image.mode in {"1", "L"}):
+        # A JPEG holds the luma itself: taken as stored, as OpenCV does, not computed back from colours.
+        image.draft("L", image.size)
         return np.asarray(image.convert("L"))
     size = (image.height, image.width, 3)
     return np.frombuffer(image.convert("RGB").tobytes("raw", "BGR"), np.uint8).reshape(size)

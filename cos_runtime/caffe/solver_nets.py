@@ -66,7 +66,7 @@ def _shared(solver: SolverParameter, read: Callable[[str], NetParameter]) -> Net
 
 
 def _check_counts(solver: SolverParameter, own: int, count: int, origin: str, *, is_shared: bool) -> None:
-    if own > count or (solver.test_iter and own < count and not is_shared and own):
+    if own > count or (0 < own < count and not is_shared):
         raise UserError(
             f"{origin}: the solver names {own} test nets and has {count} values of test_iter: give one for each net"
         )

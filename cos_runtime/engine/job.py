@@ -44,6 +44,7 @@ class TrainJob:
         source: the training records.
         validations: the records of interleaved validation, a source a TEST net; none trains without.
         train_shapes: of the tops of ``source``.
+        test_shapes: of the tops of each of ``validations``.
         test_states: level and stages of each TEST net.
         ranks: how many ranks there are.
         connection: one of ``cos_runtime.engine.network.CONNECTIONS``.
@@ -64,6 +65,7 @@ class TrainJob:
     source: DataSource
     validations: tuple[DataSource, ...]
     train_shapes: dict[str, Shape]
+    test_shapes: tuple[dict[str, Shape], ...]
     test_states: tuple[NetState, ...]
     ranks: int
     connection: str

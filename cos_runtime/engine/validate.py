@@ -31,7 +31,7 @@ class Validator:
 
     def __init__(self, job: TrainJob, number: int, spool: Spool, net: Net, world: World, *, first: int = 0) -> None:
         source, state = job.validations[number], job.test_states[number]
-        test_net = Net(job.net, TEST, source.top_shapes(), level=state.level, stages=state.stage)
+        test_net = Net(job.net, TEST, job.test_shapes[number], level=state.level, stages=state.stage)
         self.net = test_net.to(world.device)
         self.net.share_weights(net)
         self._world, self._numerics = world, job.numerics

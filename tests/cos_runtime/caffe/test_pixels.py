@@ -61,6 +61,12 @@ def test_a_colour_jpeg_has_the_planes_that_pillow_finds() -> None:
     np.testing.assert_array_equal(decode_image(content, None, "it"), expected)
 
 
+def test_a_gray_jpeg_with_more_behind_its_end_has_the_same_luma() -> None:
+    content = file_of(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8), "JPEG")
+    longer = content + b"\xff\xda"  # which looks like a scan that was cut off
+    np.testing.assert_array_equal(decode_image(longer, 1, "it"), decode_image(content, 1, "it"))
+
+
 def test_pixels_come_as_they_lie_in_the_file() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # how the camera was held: a viewer would turn the image

@@ -44,6 +44,15 @@ def test_weights_are_where_the_file_is() -> None:
     assert all(array is not None and np.shares_memory(array, file) for array in arrays)
 
 
+def test_doubles_come_before_floats_as_in_caffe() -> None:
+    message = weights_pb2.Net()
+    blob = message.layer.add(name="ip").blobs.add(shape=weights_pb2.BlobShape(dim=[3]))
+    blob.data, blob.double_data = np.zeros(3, np.float32).tobytes(), np.ones(3).tobytes()
+    (array,) = weights.parse(message.SerializeToString(), "it")["ip"]
+    assert array is not None
+    assert array.tolist() == [1, 1, 1]
+
+
 def test_a_number_that_the_file_has_itself_counts_for_nothing() -> None:
     message = net(1)
     message.layer[0].blobs[0].taken = 7

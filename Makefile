@@ -14,7 +14,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
 WITH_JAVA := JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME &&
 
 .DEFAULT_GOAL := help
-.PHONY: help venv java pulumi plan demo test test-long bench lint proto-check format proto lock clean
+.PHONY: help venv java pulumi plan demo test test-long lab lab-shell bench lint proto-check format proto lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,10 +62,16 @@ demo: venv ## train, test and read features of a small net on a local Spark
 	@$(WITH_JAVA) $(BIN)/python examples/demo.py
 
 test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
-	@$(WITH_JAVA) $(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS) $(TESTS)
+	@$(WITH_JAVA) $(BIN)/python -m pytest -m "not long and not lab" $(PYTEST_ARGS) $(TESTS)
 
 test-long: venv ## run the tests that take more than half a minute each
-	@$(WITH_JAVA) $(BIN)/python -m pytest -m long $(PYTEST_ARGS) $(TESTS)
+	@$(WITH_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) $(TESTS)
+
+lab: venv pulumi ## run the tests of whole clusters: AWS made of network namespaces (needs root)
+	@$(WITH_JAVA) $(BIN)/python -m pytest -m lab $(PYTEST_ARGS) $(TESTS)
+
+lab-shell: venv pulumi ## a shell in such a lab, to try `cos up` by hand at no cost (needs root)
+	@$(WITH_JAVA) $(BIN)/python -m tests.lab
 
 bench: venv ## measure speed beside what one would use instead, and write docs/benchmarks.md (BENCH= chooses)
 	@$(WITH_JAVA) $(BIN)/python -m benchmarks $(BENCH) --write

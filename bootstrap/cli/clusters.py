@@ -323,7 +323,7 @@ def _down(
 ) -> None:
     """End a cluster: save logs and models, destroy, prove that nothing billable is left, tell the cost."""
     from bootstrap.clusters import config, facts  # noqa: PLC0415
-    from bootstrap.clusters.down import drop_bucket, refuse_running  # noqa: PLC0415
+    from bootstrap.clusters.down import refuse_running  # noqa: PLC0415
     from bootstrap.clusters.engine import Engine, alone, find_command  # noqa: PLC0415
     from bootstrap.clusters.nodes import place  # noqa: PLC0415
     from infra import durations  # noqa: PLC0415
@@ -335,22 +335,22 @@ def _down(
         where = place(config.region(cluster))
         refuse_running(where, cluster, facts.known(cluster), jobs_of(cluster), force=force)
         confirm(f"End {cluster} and all of its nodes?", yes=yes)
-        bucket = _end(cluster, Engine(cluster), where, seconds)
-        if bucket and delete_bucket:
-            drop_bucket(where, bucket)
-            terminal.note(f"bucket {bucket} is removed")
+        _end(cluster, Engine(cluster), where, seconds, delete_bucket=delete_bucket)
 
 
-def _end(name: str, engine: Any, where: Any, save_seconds: float | None) -> str | None:
-    """End a cluster and tell of it; the bucket that is kept."""
-    from bootstrap.clusters.down import end  # noqa: PLC0415
+def _end(name: str, engine: Any, where: Any, save_seconds: float | None, *, delete_bucket: bool = False) -> None:
+    """End a cluster and tell of it."""
+    from bootstrap.clusters.down import drop_bucket, end  # noqa: PLC0415
 
     with shown_progress(f"{name} goes down") as progress:
         ended = end(name, where, engine, progress, terminal.note, save_seconds=save_seconds)
+    if ended.bucket and delete_bucket:
+        drop_bucket(where, ended.bucket)
+        terminal.note(f"bucket {ended.bucket} is removed")
+        ended = ended._replace(bucket=None)
     if terminal.json:
         terminal.data({"cluster": name, "left": [], "cost": ended.cost, "bucket": ended.bucket})
     else:
         terminal.say(f"Nothing billable of {name} is left in {where.region}. It cost {ended.cost}.")
         if ended.bucket:
             terminal.say(f"Kept, with logs and models: s3://{ended.bucket}")
-    return ended.bucket

@@ -16,6 +16,7 @@ from cos_runtime.engine.network import choose
 
 _MIB = 256
 _ROUNDS = 10
+_ENOUGH_SECONDS = 5.0  # of measuring: on a slow link fewer rounds tell as much
 _SECONDS = 60
 
 
@@ -28,18 +29,26 @@ def main(connection: str, address: str, mib: int = _MIB) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(exchange.backend, timeout=datetime.timedelta(seconds=_SECONDS))
     buffer = torch.ones(mib * 2**20 // 4, device=device)
-    for _ in range(2):
-        dist.all_reduce(buffer)
-    _settle(device)
-    began = time.perf_counter()
-    for _ in range(_ROUNDS):
-        dist.all_reduce(buffer)
-    _settle(device)
-    seconds = (time.perf_counter() - began) / _ROUNDS
+    _measure(buffer, 1)
+    # Rank 0's word, as all have to agree.
+    guess = torch.tensor([_measure(buffer, 1)], device=device)
+    dist.broadcast(guess, 0)
+    rounds = min(max(int(_ENOUGH_SECONDS / guess.item()), 1), _ROUNDS)
+    seconds = _measure(buffer, rounds)
     ranks = dist.get_world_size()
     if dist.get_rank() == 0:
         print(f"{2 * (ranks - 1) / ranks * mib * 2**20 * 8 / seconds / 1e9:.3f}", flush=True)
     dist.destroy_process_group()
+
+
+def _measure(buffer: torch.Tensor, rounds: int) -> float:
+    """Seconds that an allreduce of the buffer takes, by so many of them."""
+    _settle(buffer.device.type)
+    began = time.perf_counter()
+    for _ in range(rounds):
+        dist.all_reduce(buffer)
+    _settle(buffer.device.type)
+    return (time.perf_counter() - began) / rounds
 
 
 def _settle(device: str) -> None:

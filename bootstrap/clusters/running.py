@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from botocore.exceptions import ClientError
+
 from bootstrap.clusters import config, facts, readiness
 from bootstrap.clusters.nodes import ALL, Node, aws_errors, find, place
 from bootstrap.errors import FailedError, LaunchError
@@ -126,8 +128,21 @@ def _retag(where: Place, name: str, nodes: Sequence[Node], deadline: str) -> Non
     first = [node.id for node in nodes]
     ids = [*first, *sorted(ours - set(first))]
     for begin in range(0, len(ids), _TAGS_AT_ONCE):
-        part = ids[begin : begin + _TAGS_AT_ONCE]
-        where.ec2.create_tags(Resources=part, Tags=[{"Key": DEADLINE_TAG, "Value": deadline}])
+        _tag(where, ids[begin : begin + _TAGS_AT_ONCE], deadline)
+
+
+def _tag(where: Place, ids: list[str], deadline: str) -> None:
+    """Tag what is still there: EC2 lists tags of what has ended for a while, and refuses all for one that is gone."""
+    while ids:
+        try:
+            where.ec2.create_tags(Resources=ids, Tags=[{"Key": DEADLINE_TAG, "Value": deadline}])
+        except ClientError as error:
+            gone = [name for name in ids if name in str(error)]
+            if not gone or not error.response["Error"]["Code"].endswith(".NotFound"):
+                raise
+            ids = [name for name in ids if name not in gone]
+        else:
+            return
 
 
 def _tagged(where: Place, key: str, more: list[dict[str, object]]) -> set[str]:

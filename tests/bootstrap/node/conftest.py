@@ -12,7 +12,8 @@ from bootstrap.node.context import Context
 from bootstrap.node.imds import Metadata
 from bootstrap.node.layout import Layout
 from bootstrap.node.plan import NodeHardware, NodePlan
-from tests.bootstrap.node.stand_ins import MetadataServer, Programs
+from tests.bootstrap.node.stand_ins import Programs
+from tests.fixtures.metadata import MetadataServer
 
 BUCKET = "cos-quick-otter"
 

@@ -19,7 +19,7 @@ from bootstrap.node.aws import Aws, AwsError
 from bootstrap.node.context import Context
 from bootstrap.node.imds import Credentials, Metadata
 from tests.bootstrap.node.conftest import BUCKET
-from tests.bootstrap.node.stand_ins import MetadataServer
+from tests.fixtures.metadata import MetadataServer
 
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalr/XUtn+FEMI", "session/token==")
 

@@ -30,7 +30,9 @@ from bootstrap.node.layout import Layout
 from bootstrap.node.plan import NodeHardware, NodePlan
 from bootstrap.node.user_data import render
 from tests.bootstrap.node.conftest import BUCKET, keys
-from tests.bootstrap.node.stand_ins import MetadataServer, Programs, cloud_init, processes_of
+from tests.bootstrap.node.stand_ins import Programs, processes_of
+from tests.fixtures.cloud_init import cloud_init
+from tests.fixtures.metadata import MetadataServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

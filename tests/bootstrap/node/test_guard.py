@@ -18,7 +18,8 @@ from bootstrap.node.guard import Guard, parse_deadline
 from bootstrap.node.idle import KEY, Idleness
 from bootstrap.node.imds import Credentials, Metadata
 from tests.bootstrap.node.conftest import BUCKET, keys
-from tests.bootstrap.node.stand_ins import MetadataServer, Programs
+from tests.bootstrap.node.stand_ins import Programs
+from tests.fixtures.metadata import MetadataServer
 
 TAG = "meta-data/tags/instance/cos:deadline"
 NOWHERE = "http://127.0.0.1:9"

@@ -19,7 +19,8 @@ from bootstrap.node.context import Context
 from bootstrap.node.imds import Credentials, Metadata
 from bootstrap.node.secret import spark_secret
 from tests.bootstrap.node.conftest import BUCKET, keys
-from tests.bootstrap.node.stand_ins import MetadataServer, Programs
+from tests.bootstrap.node.stand_ins import Programs
+from tests.fixtures.metadata import MetadataServer
 from tests.fixtures.sshd import Server
 
 

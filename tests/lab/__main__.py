@@ -1,0 +1,35 @@
+"""`python -m tests.lab [COMMAND ...]`: a lab, and a shell (or a command) on its laptop, until that ends."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.lab.lab import REPOSITORY, Lab
+
+WORDS = """This shell is on the laptop of a lab: `cos` makes clusters of namespaces here, and costs nothing.
+
+  cos init --cluster dev --preset cpu-small {settings}
+  cos up --cluster dev
+
+{folder} has the consoles (instances/ID/console). With the shell all of it ends.
+"""
+
+
+def main() -> int:
+    """Run the command there; its exit code."""
+    if os.geteuid() != 0:
+        print("The lab is made of network namespaces, which root alone may make: run it by sudo.", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="cos-lab-") as folder, Lab(Path(folder)) as lab:
+        environment = {**lab.environment, "PYTHONPATH": str(REPOSITORY), "PS1": "lab$ "}
+        if not sys.argv[1:]:
+            print(WORDS.format(settings=" ".join(lab.settings()), folder=folder))
+        command = sys.argv[1:] or ["bash", "--norc"]
+        with lab.laptop():
+            return subprocess.run(command, cwd=lab.home, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The machine image of the lab: this machine's own files, and over them what makes an Ubuntu of EC2 of them.
+
+Python's environment is this run's own with our wheel in it, as the kit would make it: a kit with torch in it is
+gigabytes to copy for each node.
+"""
+
+import compileall
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.lab.network import run
+
+USER = "ubuntu"
+VENV = "/opt/cos/venv"
+PROGRAMS = "usr/local/lib/lab"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HERE = Path(__file__).resolve().parent
+_FIXTURES = _HERE.parent / "fixtures"
+_SSHD = """
+HostKey /etc/ssh/ssh_host_ed25519_key
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin no
+UsePAM no
+MaxStartups 100
+Subsystem sftp internal-sftp
+"""
+# The last argument says when: `now`, `+MINUTES`, or `-c` for never.
+_SHUTDOWN = """#!/bin/sh
+for when; do :; done
+[ -f /run/shutdown ] && kill "$(cat /run/shutdown)" 2> /dev/null
+rm -f /run/shutdown
+case $when in
+    now) kill -TERM 1 ;;
+    +*) setsid sh -c 'echo $$ > /run/shutdown; sleep "$(($0 * 60))"; kill -TERM 1' "${when#+}" \\
+        < /dev/null > /dev/null 2>&1 & ;;
+esac
+exit 0
+"""
+_WALL = """#!/bin/sh
+echo "$*" >> /var/log/wall
+"""
+
+
+class Image(NamedTuple):
+    """Folders of which an instance's root is laid.
+
+    Attributes:
+        root: Lies over this machine's `/`.
+        venv: Lies over this run's Python environment.
+    """
+
+    root: Path
+    venv: Path
+
+
+def build(folder: Path, wheel: Path) -> Image:
+    """Make the image in an empty folder.
+
+    Args:
+        folder: Where.
+        wheel: Ours, as the kit has it.
+    """
+    image = Image(folder / "root", folder / "venv")
+    _user(folder, image.root)
+    _write(image.root / "etc/sudoers.d/90-ubuntu", f"{USER} ALL=(ALL) NOPASSWD:ALL\n", 0o440)
+    _write(image.root / "etc/ssh/sshd_config", _SSHD)
+    _write(image.root / "etc/resolv.conf", "")
+    _write(image.root / "usr/local/sbin/shutdown", _SHUTDOWN, 0o755)
+    _write(image.root / "usr/local/bin/wall", _WALL, 0o755)
+    programs = image.root / PROGRAMS
+    programs.mkdir(parents=True)
+    for source in (_HERE / "init.py", _FIXTURES / "systemctl.py", _FIXTURES / "cloud_init.py"):
+        shutil.copy(source, programs)
+    (programs / "systemctl.py").chmod(0o755)
+    (image.root / "usr/local/bin/systemctl").symlink_to(f"/{PROGRAMS}/systemctl.py")
+    _environment(image.venv, wheel)
+    (image.root / VENV.lstrip("/")).mkdir(parents=True)
+    return image
+
+
+def _user(folder: Path, upper: Path) -> None:
+    """The user that Ubuntu's images have, made by the system's own tool; and no host keys of this machine's."""
+    root, work = folder / "mounted", folder / "work"
+    for path in (root, work, upper):
+        path.mkdir()
+    run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir=/,upperdir={upper},workdir={work}", str(root))
+    try:
+        for key in (root / "etc/ssh").glob("ssh_host_*"):
+            key.unlink()
+        subprocess.run(["chroot", root, "userdel", USER], capture_output=True, check=False, timeout=60)
+        run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", USER)
+        _python(root)
+    finally:
+        run("umount", str(root))
+
+
+def _python(root: Path) -> None:
+    """This run's Python as the image's, for everybody: it may lie in the home of a developer."""
+    python = Path(sys.executable).resolve()
+    for folder in python.parents:
+        below = root / folder.relative_to("/")
+        below.chmod(below.stat().st_mode | 0o011)
+    link = root / "usr/local/bin/python3"
+    link.unlink(missing_ok=True)
+    link.symlink_to(python)
+
+
+def _environment(folder: Path, wheel: Path) -> None:
+    """Our wheel, and nothing that leads to this checkout."""
+    here = Path(sys.prefix)
+    packages = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    packages.mkdir(parents=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    # Who runs there may not write here, and would compile it each time.
+    compileall.compile_dir(packages, quiet=1)
+    for path in (here / packages.relative_to(folder)).glob("_*cos*.pth"):
+        (packages / path.name).touch()
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.chmod(path, mode)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import endurance, files, nets, on_spark, page, photos, training, transfers
+from benchmarks import endurance, files, hosts, nets, on_spark, page, photos, training, transfers
 from benchmarks.measure import Benchmark, Result
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
         *files.BENCHMARKS,
         *nets.BENCHMARKS,
         *photos.BENCHMARKS,
+        *hosts.BENCHMARKS,
     ]
 }
 
@@ -30,7 +31,10 @@ def main(args: list[str]) -> int:
     unknown = sorted(set(flags.names) - BENCHMARKS.keys())
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]}: choose from {', '.join(BENCHMARKS)}")
-    results = [measured(BENCHMARKS[name], flags.runs) for name in flags.names or BENCHMARKS]
+    try:
+        results = [measured(BENCHMARKS[name], flags.runs) for name in flags.names or BENCHMARKS]
+    finally:
+        hosts.close()
     print(page.table(results))
     if flags.write:
         page.write(results, flags.runs)

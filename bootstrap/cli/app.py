@@ -1,5 +1,6 @@
 """Puts the groups of verbs together."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -39,11 +40,22 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _enter_lab(wanted: bool) -> None:
+    if wanted:
+        from bootstrap.cli.lab import enter  # noqa: PLC0415 - only here
+
+        enter([argument for argument in sys.argv[1:] if argument != "--lab"])
+
+
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")] = False,
+    lab: Annotated[
+        bool,
+        typer.Option("--lab", callback=_enter_lab, is_eager=True, help="In the lab that `make lab-shell` keeps up."),
+    ] = False,
 ) -> None:
     """Options that stand before the verb."""
     terminal.json = terminal.quiet = False

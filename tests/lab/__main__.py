@@ -1,11 +1,15 @@
 """`python -m tests.lab [COMMAND ...]`: a lab, and a shell (or a command) on its laptop, until that ends."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from bootstrap.cli.lab import LAB
 from tests.lab.lab import REPOSITORY, Lab
 
 WORDS = """This shell is on the laptop of a lab: `cos` makes clusters of namespaces here, and costs nothing.
@@ -13,7 +17,8 @@ WORDS = """This shell is on the laptop of a lab: `cos` makes clusters of namespa
   cos init --cluster dev --preset cpu-small {settings}
   cos up --cluster dev
 
-{folder} has the consoles (instances/ID/console). With the shell all of it ends.
+Another terminal gets there by `cos --lab VERB …`. {folder} has the consoles (instances/ID/console). With the shell all
+of it ends.
 """
 
 
@@ -27,8 +32,20 @@ def main() -> int:
         if not sys.argv[1:]:
             print(WORDS.format(settings=" ".join(lab.settings()), folder=folder))
         command = sys.argv[1:] or ["bash", "--norc"]
-        with lab.laptop():
+        with lab.laptop(), _announced(lab):
             return subprocess.run(command, cwd=lab.home, env=environment, check=False).returncode
+
+
+@contextlib.contextmanager
+def _announced(lab: Lab) -> Iterator[None]:
+    """Let `cos --lab` find the lab."""
+    told = {"namespace": f"{lab.prefix}-laptop", "environment": lab.environment}
+    with open(os.open(LAB, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(told, file)
+    try:
+        yield
+    finally:
+        LAB.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ class Hypervisor:
         groups = {group["GroupId"]: group for group in self._ec2.describe_security_groups()["SecurityGroups"]}
         members: dict[str, list[str]] = {}
         for instance in instances:
-            for group in instance["SecurityGroups"] if instance.get("PrivateIpAddress") else []:
-                members.setdefault(group["GroupId"], []).append(instance["PrivateIpAddress"])
+            for group in _groups(instance):
+                members.setdefault(group, []).append(instance["PrivateIpAddress"])
         for instance in instances:
             busy = self._work.get(instance["InstanceId"])
             if busy is not None and not busy.done():
@@ -131,7 +131,7 @@ class Hypervisor:
     ) -> None:
         """Let the instance's surroundings be as EC2 has them."""
         public = {instance["PublicIpAddress"]} if instance.get("PublicIpAddress") else set()
-        own = [groups[group["GroupId"]] for group in instance["SecurityGroups"] if group["GroupId"] in groups]
+        own = [groups[group] for group in _groups(instance) if group in groups]
         machine.be_reached(public, tuple(rule for group in own for rule in network.rules_of(group, members)))
         if not machine.metadata.entries.get("user-data"):
             found = self._ec2.describe_instance_attribute(InstanceId=machine.id, Attribute="userData")
@@ -179,6 +179,11 @@ def _stop(machine: Machine) -> None:
 def _end(machine: Machine) -> None:
     machine.power_off()
     machine.remove()
+
+
+def _groups(instance: Mapping[str, Any]) -> set[str]:
+    """The security groups of its interfaces."""
+    return {group["GroupId"] for interface in instance["NetworkInterfaces"] for group in interface["Groups"]}
 
 
 def _tag(instance: Mapping[str, Any], name: str) -> str:

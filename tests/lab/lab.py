@@ -188,7 +188,7 @@ class Lab:
     def on(self, instance: str, *command: str, seconds: float = 60.0) -> str:
         """Run a command on an instance as root, and return what it says."""
         pid = self.machines()[instance]["pid"]
-        inside = ["nsenter", "--all", "--target", str(pid), "--", *command]
+        inside = ["nsenter", "--all", "--root", "--wd", "--target", str(pid), "--", *command]
         return subprocess.run(inside, capture_output=True, text=True, check=True, timeout=seconds).stdout
 
     def console(self, instance: str) -> str:

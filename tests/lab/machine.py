@@ -81,6 +81,7 @@ class Machine:
         speed = self._type.network_gbps * scale
         network.attach(self.namespace, prefix, self.interface, [self._address], speed)
         network.run("ip", "-n", self.namespace, "address", "replace", f"{IMDS}/32", "dev", "lo")
+        network.let_in(self.namespace, self._rules)  # nothing
         with network.entered(self.namespace):  # a socket stays where it was made
             self.metadata = MetadataServer((IMDS, 80))
         self.metadata.__enter__()

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -307,6 +307,35 @@ def remove(place: Place, cluster: str, tell: Tell, seconds: float = REMOVE_SECON
             return left
         if any(found.note for found in left):  # the others are gone at the next look
             time.sleep(_POLL_SECONDS)
+
+
+# What belongs to an instance lives and ends with it; no state has it.
+_PARTS = ("network interface", "volume")
+
+
+def remove_orphans(place: Place, cluster: str, known: Collection[str]) -> list[Found]:
+    """Remove what bears a cluster's tag and is none of these, but for what is in use, and buckets that hold something.
+
+    Args:
+        place: The region.
+        cluster: The cluster.
+        known: Ids (of a secret its ARN or its name) that are to stay.
+
+    Returns:
+        What was removed.
+    """
+    orphans = [(found, act) for found, act in _removals(place, cluster) if found.kind not in _PARTS]
+    orphans += [(found, partial(place.s3.delete_bucket, Bucket=found.id)) for found in buckets(place, cluster)]
+    orphans = [pair for pair in orphans if not any(pair[0].id == name or f":{pair[0].id}" in name for name in known)]
+    removed: list[Found] = []
+    for _ in range(2):  # what hangs on another one goes the second time
+        for found, act in [pair for pair in orphans if pair[0] not in removed]:
+            try:
+                act()
+            except ClientError:  # of another's, or in use
+                continue
+            removed.append(found)
+    return removed
 
 
 def instances(place: Place, cluster: str, states: Sequence[str] = _LIVE) -> list[dict[str, Any]]:

@@ -221,7 +221,7 @@ def _make(cluster: str, wait: str, *, yes: bool, new_kit: bool = False) -> None:
                 terminal.note("building the kit for the nodes (the first one takes minutes)")
             build_kit(prepared)
             with shown_progress(f"{cluster} goes up") as progress:
-                bucket = make(prepared, progress)
+                bucket = make(prepared, progress, terminal.note)
             facts = join(prepared, bucket, terminal.note, seconds)
         except KeyboardInterrupt:
             _offer_destroy(prepared)

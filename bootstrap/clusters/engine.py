@@ -18,8 +18,9 @@ from pulumi.automation.errors import ConcurrentUpdateError, StackNotFoundError
 from pulumi.runtime import run_in_stack
 
 from bootstrap import home
-from bootstrap.clusters import config
+from bootstrap.clusters import config, interrupted
 from bootstrap.errors import FailedError, LaunchError
+from bootstrap.teardown import Place
 from infra.capacity import is_capacity_error
 from infra.program import main as program
 
@@ -63,6 +64,7 @@ class Engine:
         os.environ["PATH"] = os.pathsep.join([find_command(), os.environ.get("PATH", "")])
         state = home.home() / "state"
         state.mkdir(parents=True, exist_ok=True)
+        mended = interrupted.mend(state, name)
         backend = os.environ.get("PULUMI_BACKEND_URL") or f"file://{state}"
         settings = automation.ProjectSettings(name="cos", runtime="python", backend=automation.ProjectBackend(backend))
         options = automation.LocalWorkspaceOptions(
@@ -73,6 +75,7 @@ class Engine:
         )
         with _told():
             self._stack = automation.create_or_select_stack(name, project_name="cos", program=program, opts=options)
+            self._unsure = mended or bool(self._deployment().get("pending_operations"))
 
     def up(self, on_event: OnEvent, *, refresh: bool) -> Mapping[str, Any]:
         """Make or change the cluster; its outputs.
@@ -102,7 +105,24 @@ class Engine:
     def is_used(self) -> bool:
         """Whether the state has anything."""
         with _told():
-            return bool((self._stack.export_stack().deployment or {}).get("resources"))
+            deployment = self._deployment()
+            return bool(deployment.get("resources") or deployment.get("pending_operations"))
+
+    def settle(self, where: Place, on_change: Callable[[str], None]) -> None:
+        """Where an operation was killed: remove what it made and could not note, so that nothing is there twice."""
+        if not self._unsure:
+            return
+        with _told():
+            self._stack.cancel()  # its lock; ours says that nobody is there
+            state = self._stack.export_stack()
+            deployment = dict(state.deployment or {})
+            interrupted.clear(where, self.name, deployment, on_change)
+            deployment.pop("pending_operations", None)
+            self._stack.import_stack(automation.Deployment(version=state.version, deployment=deployment))
+        self._unsure = False
+
+    def _deployment(self) -> Mapping[str, Any]:
+        return self._stack.export_stack().deployment or {}
 
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run an operation; a lock left by one that was killed goes, for ours says that nobody is there."""

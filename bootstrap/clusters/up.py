@@ -88,12 +88,14 @@ def build_kit(prepared: Prepared) -> None:
         kit.build(prepared.own_kit, java=java)
 
 
-def make(prepared: Prepared, progress: Progress) -> str:
+def make(prepared: Prepared, progress: Progress, tell: Tell) -> str:
     """Have Pulumi make the cluster or change it; the bucket's name.
 
     Raises:
         FailedError: A resource could not be had; a want of capacity names the next zone and type.
     """
+    with aws_errors():
+        prepared.engine.settle(prepared.place, tell)
     try:
         outputs: Mapping[str, Any] = prepared.engine.up(progress, refresh=prepared.engine.is_used)
     except EngineError as error:

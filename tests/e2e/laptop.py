@@ -63,4 +63,4 @@ def until(condition: Callable[[], object], what: str, seconds: float = 120.0) ->
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.2)

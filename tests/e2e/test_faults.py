@@ -111,11 +111,15 @@ def _train(cos: Laptop, name: str, disturb: Callable[[], None] = lambda: None) -
     often = ("--", "-checkpoint_iterations", "10")
     arguments = (*GIVEN, "--model", model.name, "--executors", "2", "--name", name, "--detach", *often)
     job = cos("train", *arguments).stdout.strip()
-    until(lambda: "Iteration 40" in cos("logs", job).stdout, "iteration 40", 180)
+    until(lambda: "Iteration 40" in _job_log(cos, job), "iteration 40", 180)
     disturb()
     cos("attach", job)
     cos("fetch", job)
     return model.read_bytes()
+
+
+def _job_log(cos: Laptop, job: str) -> str:
+    return cos.on("master", "sh", "-c", f"cat /var/lib/cos/jobs/{job}/log || true")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +164,7 @@ def test_two_of_three_spot_workers_are_reclaimed_while_training(cos: Laptop, lab
             until(lambda node=node: "will terminate this node" in _log(lab, node), "the notice to be heard", 30)
         with lab.laptop():
             lab.cloud.ec2.terminate_instances(InstanceIds=taken)
-        cos("up", "--yes", "--force")
+        cos("up", "--yes")
 
     assert _train(cos, "reclaimed", reclaim) == undisturbed
 

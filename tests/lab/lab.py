@@ -67,7 +67,7 @@ class Lab:
     def _start(self) -> None:
         pulumi = find_pulumi()
         if pulumi is None:
-            raise SystemExit("there is no pulumi on PATH, and none was built: run `make pulumi`")
+            raise RuntimeError("there is no pulumi on PATH, and none was built: run `make pulumi`")
         self.home.mkdir()
         (self.home / ".ssh").mkdir(mode=0o700)
         network.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", f"{self.home}/.ssh/id_ed25519")
@@ -96,7 +96,7 @@ class Lab:
         said = self._cloud.stdout.readline()
         timer.cancel()
         if said != "ready\n":
-            raise SystemExit(f"the lab did not start:\n{(self.folder / 'cloud.err').read_text()}")
+            raise RuntimeError(f"the lab did not start:\n{(self.folder / 'cloud.err').read_text()}")
 
     def _kit(self) -> Path:
         """A kit of our own wheel alone; the image has the packages."""

@@ -56,6 +56,8 @@ DIFFERENTIABLE = [
     ('type: "SPP" spp_param { pyramid_height: 2 }', [(1, 2, 4, 5)]),
     ('type: "LRN" lrn_param { norm_region: WITHIN_CHANNEL local_size: 3 alpha: 0.5 }', [(1, 2, 4, 3)]),
     ('type: "LRN" lrn_param { local_size: 5 alpha: 0.5 }', [(1, 3, 2, 2)]),
+    ('type: "LRN" lrn_param { local_size: 3 alpha: 0.5 beta: 0.6 k: 2 }', [(2, 4, 2, 2)]),
+    ('type: "LRN" lrn_param { local_size: 1 alpha: 0.5 }', [(1, 3, 2, 2)]),
     ('type: "MVN" mvn_param { across_channels: true }', [(2, 2, 3)]),
     ('type: "BatchNorm" batch_norm_param { use_global_stats: false }', [(3, 2, 2)]),
     (f'type: "InnerProduct" inner_product_param {{ num_output: 3 axis: 2 {FILL} }}', [(2, 2, 3, 2)]),

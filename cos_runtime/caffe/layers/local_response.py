@@ -86,8 +86,7 @@ def _by_blocks(write: Callable[..., None], x: Tensor, *others: Tensor) -> Tensor
         write(*whole)
         return result
     items = max(1, _BLOCK // max(1, x[:1].numel()))
-    bounds = list(range(items, x.shape[0], items))
-    for parts in zip(*(each.tensor_split(bounds) for each in whole), strict=True):
+    for parts in zip(*(torch.split(each, items) for each in whole), strict=True):
         write(*parts)
     return result
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cos_runtime.caffe.layers.base import Layer, Shape, register
+from cos_runtime.caffe.layers.maximum import maxima
 from cos_runtime.caffe.layers.windows import per_axis
 from cos_runtime.caffe.schema.caffe_pb2 import PoolingParameter
 
@@ -92,20 +93,17 @@ def pool(x: Tensor, windows: PoolWindows, method: int, is_training: bool) -> Ten
 
 def max_pool(x: Tensor, windows: PoolWindows) -> Tensor:
     """The greatest value of each window; the first of equal ones takes the gradient."""
-    if not windows.is_torchs:
-        return max_pool_with_places(x, windows)[0]
-    top = functional.max_pool2d(x, windows.kernel, windows.stride, windows.pad, 1, windows.ceil)
-    return windows.counted(top, x, LEAST_FLOAT)
+    return max_pool_with_places(x, windows)[0]
 
 
 def max_pool_with_places(x: Tensor, windows: PoolWindows) -> tuple[Tensor, Tensor]:
     """As :func:`max_pool`, and where in the image (row * width + column) the values come from."""
     kernel, stride, ceil = windows.kernel, windows.stride, windows.ceil
     if windows.is_torchs:
-        top, places = functional.max_pool2d_with_indices(x, kernel, stride, windows.pad, (1, 1), ceil)
+        top, places = maxima(x, kernel, stride, windows.pad, ceil)
         return windows.counted(top, x, LEAST_FLOAT), windows.counted(places, x, -1)
     padded = windows.padded(x, -math.inf)
-    top, places = functional.max_pool2d_with_indices(padded, kernel, stride, (0, 0), (1, 1), ceil)
+    top, places = maxima(padded, kernel, stride, (0, 0), ceil)
     rows, columns = places // padded.shape[-1] - windows.pad[0], places % padded.shape[-1] - windows.pad[1]
     return windows.counted(top, x, LEAST_FLOAT), windows.counted(rows * x.shape[-1] + columns, x, -1)
 

@@ -32,10 +32,16 @@ class _OfPlanes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        count = max(_LEAST_PLANES, _VALUES // (x.shape[2] * x.shape[3]))
-        pooled = [_pooled(planes, windows) for planes in torch.split(x.flatten(0, 1), count)]
-        joined = (torch.cat(blocks) for blocks in zip(*pooled, strict=True))
-        top, places = (planes.view(*x.shape[:2], *planes.shape[1:]) for planes in joined)
+        planes, count = x.flatten(0, 1), max(_LEAST_PLANES, _VALUES // (x.shape[2] * x.shape[3]))
+        size = functional.max_pool2d_with_indices(planes[:1].to("meta"), *windows)[0].shape[1:]
+        top = x.new_empty((*x.shape[:2], *size))
+        places = torch.empty_like(top, dtype=torch.int64)
+        blocks = (torch.split(each, count) for each in (planes, top.flatten(0, 1), places.flatten(0, 1)))
+        for block, block_top, block_places in zip(*blocks, strict=True):
+            image = block[None].contiguous(memory_format=torch.channels_last)
+            found = functional.max_pool2d_with_indices(image, *windows)
+            block_top.copy_(found[0][0])
+            block_places.copy_(found[1][0])
         ctx.save_for_backward(places)
         ctx.mark_non_differentiable(places)
         ctx.windows, ctx.size = windows, x.shape
@@ -47,10 +53,3 @@ class _OfPlanes(torch.autograd.Function):
         bottom = grads[0].new_empty(1).expand(ctx.size)
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         return backward(grads[0], bottom, *ctx.windows, *ctx.saved_tensors), None
-
-
-def _pooled(planes: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-    """Maxima and places of (planes, height, width)."""
-    image = planes[None].contiguous(memory_format=torch.channels_last)
-    top, places = functional.max_pool2d_with_indices(image, *windows)
-    return top[0].contiguous(), places[0].contiguous()

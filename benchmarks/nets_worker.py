@@ -39,7 +39,16 @@ def ours(name: str, batch: int) -> Loss:
 def theirs(name: str, batch: int) -> Loss:
     """torchvision's net, trained with the same loss."""
     del batch
-    module = mobilenet() if name == "mobilenet" else _torchvision(name)
+    return _trained(mobilenet() if name == "mobilenet" else _torchvision(name))
+
+
+def same(name: str, batch: int) -> Loss:
+    """The prototxt's very layers, of torch.nn, where torchvision's net has others."""
+    del batch
+    return _trained({"alexnet": alexnet}[name]())
+
+
+def _trained(module: nn.Module) -> Loss:
     module.train()
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -50,6 +59,23 @@ def theirs(name: str, batch: int) -> Loss:
         return first + _SIDE_WEIGHT * sum(sides)
 
     return loss
+
+
+def alexnet() -> nn.Module:
+    """AlexNet with its normalization and its groups (Krizhevsky et al. 2012), for images of 227 x 227."""
+    convolutions = [
+        *(nn.Conv2d(3, 96, 11, 4), nn.ReLU(True), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(96, 256, 5, 1, 2, groups=2), nn.ReLU(True), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, 1, 1), nn.ReLU(True)),
+        *(nn.Conv2d(384, 384, 3, 1, 1, groups=2), nn.ReLU(True)),
+        *(nn.Conv2d(384, 256, 3, 1, 1, groups=2), nn.ReLU(True), nn.MaxPool2d(3, 2)),
+    ]
+    products = [
+        *(nn.Linear(256 * 6 * 6, 4096), nn.ReLU(True), nn.Dropout()),
+        *(nn.Linear(4096, 4096), nn.ReLU(True), nn.Dropout()),
+        nn.Linear(4096, _CLASSES),
+    ]
+    return nn.Sequential(*convolutions, nn.Flatten(), *products)
 
 
 def mobilenet() -> nn.Module:
@@ -111,7 +137,7 @@ def main(name: str, batch: int, side: str) -> None:
     # A convolution each way, so that what torch's libraries load is no part of the net's memory.
     torch.autograd.backward(nn.Conv2d(3, 3, 3)(images[:1, :, :9, :9]).sum())
     before = _memory("VmRSS")
-    loss = {"ours": ours, "theirs": theirs}[side](name, batch)
+    loss = {"ours": ours, "theirs": theirs, "same": same}[side](name, batch)
     seconds = []
     for _ in range(_STEPS):
         start = time.perf_counter()

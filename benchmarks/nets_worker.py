@@ -1,4 +1,4 @@
-"""One side of `benchmarks.nets`: trains a net on random images and tells images a second and the peak of memory."""
+"""Trains one net, or two in turns, of `benchmarks.nets` on random images: images a second, and the peak of memory."""
 
 import json
 import re
@@ -129,8 +129,8 @@ def _memory(field: str) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def main(name: str, batch: int, side: str) -> None:
-    """Measure, and print what was found."""
+def main(name: str, batch: int, *sides: str) -> None:
+    """Measure, the sides taking turns at a step, and print what was found."""
     torch.manual_seed(1)
     torch.set_num_threads(1)
     size = _size(name)
@@ -138,16 +138,18 @@ def main(name: str, batch: int, side: str) -> None:
     # A convolution each way, so that what torch's libraries load is no part of the net's memory.
     torch.autograd.backward(nn.Conv2d(3, 3, 3)(images[:1, :, :9, :9]).sum())
     before = _memory("VmRSS")
-    loss = {"ours": ours, "theirs": theirs, "same": same}[side](name, batch)
-    seconds = []
+    makers = {"ours": ours, "theirs": theirs, "same": same}
+    losses = [makers[side](name, batch) for side in sides]
+    seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(_STEPS):
-        # The one thread's own time, whatever else the machine does.
-        start = time.process_time()
-        torch.autograd.backward(loss(images, labels))
-        seconds.append(time.process_time() - start)
-    rate = batch / statistics.median(seconds[_WARM_UP:])
-    print(json.dumps({"rate": rate, "memory": _memory("VmHWM") - before}))
+        for loss, spent in zip(losses, seconds, strict=True):
+            # The one thread's own time, whatever else the machine does.
+            start = time.process_time()
+            torch.autograd.backward(loss(images, labels))
+            spent.append(time.process_time() - start)
+    rates = [batch / statistics.median(spent[_WARM_UP:]) for spent in seconds]
+    print(json.dumps({"rates": rates, "memory": _memory("VmHWM") - before}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,51 @@
+"""What a killed `up` leaves: here the files of the state; `tests/e2e/test_faults.py` kills one in the lab."""
+
+from pathlib import Path
+
+import pytest
+
+from bootstrap.clusters.interrupted import mend
+
+WHOLE, BEFORE = '{"version": 3, "checkpoint": {"latest": 2}}', '{"version": 3, "checkpoint": {"latest": 1}}'
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """The files of a stack as Pulumi's file backend lays them."""
+    folder = tmp_path / ".pulumi/stacks/cos"
+    folder.mkdir(parents=True)
+    for name, text in (("dev.json", WHOLE), ("dev.json.bak", BEFORE), ("other.json", "")):
+        (folder / name).write_text(text)
+        (folder / f"{name}.attrs").write_text('{"user.content_type": "application/json"}')
+    return tmp_path
+
+
+def test_a_whole_state_is_left_alone(state: Path) -> None:
+    before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    assert not mend(state, "dev")
+    assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("left", ["", WHOLE[:20], None])
+def test_a_state_that_is_cut_short_is_the_one_before(state: Path, left: str | None) -> None:
+    file = state / ".pulumi/stacks/cos/dev.json"
+    if left is None:
+        file.unlink()
+    else:
+        file.write_text(left)
+    assert mend(state, "dev")
+    assert file.read_text() == BEFORE
+
+
+def test_attributes_that_are_cut_short_go(state: Path) -> None:
+    folder = state / ".pulumi/stacks/cos"
+    (folder / "dev.json.attrs").write_text("")
+    assert mend(state, "dev")
+    assert (folder / "dev.json").read_text() == WHOLE
+    assert not (folder / "dev.json.attrs").exists()
+    assert (folder / "dev.json.bak.attrs").exists()
+
+
+def test_without_a_backup_nothing_is_made_up(state: Path) -> None:
+    assert not mend(state, "other")
+    assert (state / ".pulumi/stacks/cos/other.json").read_text() == ""

@@ -17,6 +17,8 @@ from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 
 _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
 # Before paramiko's own first choice: it needs no second pass for the packet's checksum.
+# paramiko has the same exception for a key that is refused and for a connection that breaks meanwhile.
+_CUT = "transport shut down"
 _FAST_CIPHER = "aes128-gcm@openssh.com"
 
 # What it logs with a stack trace is raised too, and told in a sentence.
@@ -201,7 +203,7 @@ class Connection:
                 f"{who} did not finish the login within the auth limit of {limits.auth:g} s: "
                 "is it overloaded, or no sshd?"
             )
-        if isinstance(error, paramiko.AuthenticationException):
+        if isinstance(error, paramiko.AuthenticationException) and _CUT not in str(error):
             means = "a key of the agent" if self.address.key_file is None else f"the key {self.address.key_file}"
             return LaunchError(f"{who} does not take {means} for {self.address.user}: name the key it was made with.")
         if "No authentication methods" in str(error):

@@ -58,9 +58,11 @@ class Laptop:
         return ["--cluster", self.cluster, *arguments]
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
-    """Wait for something that is to come."""
+def until(
+    condition: Callable[[], object], what: str, seconds: float = 120.0, tell: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait for something that is to come; `tell` says how it is, if it does not."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{tell()}"
         time.sleep(0.2)

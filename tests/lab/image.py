@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from bootstrap.java import find_java
 from tests.lab.network import run
 
 USER = "ubuntu"
@@ -41,6 +42,10 @@ case $when in
         < /dev/null > /dev/null 2>&1 & ;;
 esac
 exit 0
+"""
+# Jobs here last seconds: the second compiler would not pay, and a JVM a node takes turns on this machine's cores.
+_JAVA = """#!/bin/sh
+exec {java} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"
 """
 _WALL = """#!/bin/sh
 echo "$*" >> /var/log/wall
@@ -73,6 +78,7 @@ def build(folder: Path, wheel: Path) -> Image:
     _write(image.root / "etc/resolv.conf", "")
     _write(image.root / "usr/local/sbin/shutdown", _SHUTDOWN, 0o755)
     _write(image.root / "usr/local/bin/wall", _WALL, 0o755)
+    _write(image.root / "usr/local/bin/java", _JAVA.format(java=find_java() / "bin/java"), 0o755)
     programs = image.root / PROGRAMS
     programs.mkdir(parents=True)
     for source in (_HERE / "init.py", _FIXTURES / "systemctl.py", _FIXTURES / "cloud_init.py"):

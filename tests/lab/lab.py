@@ -20,6 +20,7 @@ from tests.lab.cloud import ENDPOINT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PLUGIN = REPOSITORY / "tests/fixtures/pulumi_aws"
+_PREFIX = "cos-lab-"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 _SECONDS = 300.0
@@ -39,13 +40,14 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.prefix = f"cos-lab-{os.getpid()}"
+        self.prefix = f"{_PREFIX}{os.getpid()}"
         self.home = folder / "laptop"
         (folder / "ledger").mkdir(parents=True)
         self.ledger = Ledger(folder / "ledger")
         self._cloud: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        _remove_those_of_the_dead()
         try:
             self._start()
         except BaseException:
@@ -194,3 +196,11 @@ class Lab:
     def console(self, instance: str) -> str:
         """What an instance has printed."""
         return (self.folder / "instances" / instance / "console").read_text(errors="replace")
+
+
+def _remove_those_of_the_dead() -> None:
+    """A process that was killed leaves the names of its lab's namespaces, if nothing else."""
+    for namespace in network.names(_PREFIX):
+        maker = namespace.removeprefix(_PREFIX).split("-")[0]
+        if not Path("/proc", maker).exists():
+            network.remove(namespace)

@@ -87,6 +87,8 @@ def _master(node: Node, layout: Layout) -> dict[str, str]:
     return {
         "spark.deploy.recoveryMode": "FILESYSTEM",
         "spark.deploy.recoveryDirectory": str(layout.state / "recovery"),
+        # Until then a master that was restarted gives nobody an executor, where an application has ended meanwhile.
+        "spark.deploy.recoveryTimeout": "15s",
         "spark.master.ui.historyServerUrl": f"http://{LOOPBACK}:{HISTORY_PORT}",
         "spark.driver.host": node.address,
         "spark.driver.bindAddress": node.address,

@@ -140,7 +140,10 @@ def test_the_laptop_dies_while_training(undisturbed: bytes) -> None:
 
 def test_a_worker_dies_while_training(cos: Laptop, undisturbed: bytes) -> None:
     def kill() -> None:
-        cos.on("cpu-1", "pkill", "-KILL", "-u", "spark")
+        busy = [
+            node for node in ("cpu-0", "cpu-1", "cpu-2") if cos.on(node, "sh", "-c", "pgrep -f pyspark.daemon || :")
+        ]
+        cos.on(busy[-1], "pkill", "-KILL", "-u", "spark")
 
     assert _train(cos, "worker", kill) == undisturbed
     assert "new start" in cos("logs", "worker").stdout
@@ -157,8 +160,9 @@ def test_the_master_dies_while_training(cos: Laptop, undisturbed: bytes) -> None
 def test_two_of_three_spot_workers_are_reclaimed_while_training(cos: Laptop, lab: Lab, undisturbed: bytes) -> None:
     """One is left, and the job waits until `up` has replaced the others."""
 
+    taken = [cos.nodes()[name] for name in ("cpu-1", "cpu-2")]
+
     def reclaim() -> None:
-        taken = [cos.nodes()[name] for name in ("cpu-1", "cpu-2")]
         lab.order(spot=taken)
         for node in taken:
             until(lambda node=node: "will terminate this node" in _log(lab, node), "the notice to be heard", 30)

@@ -45,8 +45,6 @@ def test_a_life(lab: Lab) -> None:
     accuracy = re.search(r"accuracy: ([\d.]+)", tested)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.85
-    cos("features", *given, "--blobs", "ip1", "--label", "label", "--output", "features")
-    assert list((lab.home / "mnist" / "features").glob("*.parquet"))
 
     assert len(cos.answer("resize", "cpu", "2", "--yes")["workers"]) == 2
     cos("stop", "--yes")

@@ -16,9 +16,9 @@ from bootstrap.ssh.address import Address
 from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 
 _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
-# Before paramiko's own first choice: it needs no second pass for the packet's checksum.
 # paramiko has the same exception for a key that is refused and for a connection that breaks meanwhile.
 _CUT = "transport shut down"
+# Before paramiko's own first choice: it needs no second pass for the packet's checksum.
 _FAST_CIPHER = "aes128-gcm@openssh.com"
 
 # What it logs with a stack trace is raised too, and told in a sentence.

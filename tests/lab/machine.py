@@ -66,7 +66,6 @@ class Machine:
         self.id = str(instance["InstanceId"])
         self.folder = folder
         self.namespace = f"{prefix}-{self.id}"
-        self._bridge = prefix
         self.interface = f"v{self.id[-12:]}"
         self._image = image
         self._address = str(instance["PrivateIpAddress"])

@@ -64,7 +64,7 @@ class Engine:
         os.environ["PATH"] = os.pathsep.join([find_command(), os.environ.get("PATH", "")])
         state = home.home() / "state"
         state.mkdir(parents=True, exist_ok=True)
-        mended = interrupted.mend(state, name)
+        self._is_mended = interrupted.mend(state, name)
         backend = os.environ.get("PULUMI_BACKEND_URL") or f"file://{state}"
         settings = automation.ProjectSettings(name="cos", runtime="python", backend=automation.ProjectBackend(backend))
         options = automation.LocalWorkspaceOptions(
@@ -75,7 +75,6 @@ class Engine:
         )
         with _told():
             self._stack = automation.create_or_select_stack(name, project_name="cos", program=program, opts=options)
-            self._unsure = mended or bool(self._deployment().get("pending_operations"))
 
     def up(self, on_event: OnEvent, *, refresh: bool) -> Mapping[str, Any]:
         """Make or change the cluster; its outputs.
@@ -105,24 +104,21 @@ class Engine:
     def is_used(self) -> bool:
         """Whether the state has anything."""
         with _told():
-            deployment = self._deployment()
+            deployment = self._stack.export_stack().deployment or {}
             return bool(deployment.get("resources") or deployment.get("pending_operations"))
 
     def settle(self, where: Place, on_change: Callable[[str], None]) -> None:
         """Where an operation was killed: remove what it made and could not note, so that nothing is there twice."""
-        if not self._unsure:
-            return
         with _told():
-            self._stack.cancel()  # its lock; ours says that nobody is there
             state = self._stack.export_stack()
             deployment = dict(state.deployment or {})
+            if not (self._is_mended or deployment.get("pending_operations")):
+                return
+            self._stack.cancel()  # its lock; ours says that nobody is there
             interrupted.clear(where, self.name, deployment, on_change)
             deployment.pop("pending_operations", None)
             self._stack.import_stack(automation.Deployment(version=state.version, deployment=deployment))
-        self._unsure = False
-
-    def _deployment(self) -> Mapping[str, Any]:
-        return self._stack.export_stack().deployment or {}
+        self._is_mended = False
 
     def _run(self, operation: Callable[[], Any]) -> Any:
         """Run an operation; a lock left by one that was killed goes, for ours says that nobody is there."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from cos_runtime.caffe import datum
 from cos_runtime.errors import UserError
-from cos_runtime.sources import lmdb_file
+from cos_runtime.sources import lmdb_file, lmdb_frame
 from cos_runtime.sources.base import DataSource
 from cos_runtime.sources.image import ImageSource, Shape
-from cos_runtime.sources.lmdb_format import CaffeLMDB, local, register
+from cos_runtime.sources.lmdb_frame import local
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -53,13 +53,13 @@ class LMDB(ImageSource):
         The ranges are ``-lmdb_partitions``, or as many as Spark has cores.
         """
         parts = self.lmdb_partitions or spark.sparkContext.defaultParallelism
-        return self._load(spark, parts=parts, dealt=False)
+        return lmdb_frame.in_ranges(spark, self.source_path, parts)
 
     def dealt(self, spark: SparkSession, ranks: int, shuffle: int | None = None) -> DataFrame:
         """All records as cards are dealt, in order straight from the file: ``p`` is in partition ``p % ranks``."""
         if shuffle is not None or not self._is_plain:
             return super().dealt(spark, ranks, shuffle)
-        return self._load(spark, parts=ranks, dealt=True)
+        return lmdb_frame.dealt(spark, [self.source_path], ranks)
 
     def dealt_after(
         self, validations: Sequence[DataSource], spark: SparkSession, ranks: int, shuffle: int | None = None
@@ -67,14 +67,10 @@ class LMDB(ImageSource):
         """As :meth:`dealt`, with the records of each of ``validations``, dealt too, before those of this source."""
         first, *others = validations
         if not others and shuffle is None and isinstance(first, LMDB) and self._is_plain and first._is_plain:
-            return self._load(spark, parts=ranks, dealt=True, before=first.source_path)
+            return lmdb_frame.dealt(spark, [first.source_path, self.source_path], ranks)
         return super().dealt_after(validations, spark, ranks, shuffle)
 
     @property
     def _is_plain(self) -> bool:
         """Whether the records are those of the file: a subclass may have put its own in :meth:`dataframe`."""
         return type(self).dataframe is LMDB.dataframe
-
-    def _load(self, spark: SparkSession, **options: str | int | bool) -> DataFrame:
-        register(spark)
-        return spark.read.format(CaffeLMDB.name()).options(source=self.source_path, **options).load()

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 from cos_runtime import preflight, storage
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.config import parse_flags
+from cos_runtime.engine import feature_files
 from cos_runtime.engine.failures import JobCancelled, RankError
 from cos_runtime.errors import UserError
 
@@ -38,6 +39,8 @@ def run(args: Sequence[str]) -> None:
     try:
         conf = Config(spark, args)
         cos = CaffeOnSpark(spark)
+        if conf.isFeature:
+            feature_files.check(spark, conf.outputPath, conf.outputFormat)
         if conf.isTraining:
             _train(cos, conf)
         if conf.isTest:
@@ -103,8 +106,7 @@ def _write_test(conf: Config, result: dict[str, list[float]]) -> None:
 
 def _write_features(conf: Config, cos: CaffeOnSpark) -> None:
     frame = cos.features(DataSource.getSource(conf, False))
-    path = conf.outputPath if storage.is_remote(conf.outputPath) else f"file://{conf.outputPath}"
-    frame.write.format(conf.outputFormat).save(path)
+    feature_files.write(frame, conf.outputPath, conf.outputFormat)
     print(f"Features {', '.join(frame.columns[1:])} written to {conf.outputPath}", flush=True)
 
 

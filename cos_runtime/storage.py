@@ -1,10 +1,14 @@
 """Files by path or URL: local, ``file:``, ``hdfs://``, ``s3://`` and whatever else fsspec knows."""
 
+import contextlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
@@ -71,7 +75,7 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     target = Path(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    beside = _beside(target)
     try:
         with beside.open("wb") as stream:
             stream.write(content)
@@ -80,6 +84,38 @@ def write_bytes(path: str, content: bytes) -> None:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str) -> Iterator["NewFolder"]:
+    """A folder to put files into: it is there, whole, when the context ends, and not at all where it fails.
+
+    An object store has no rename: there the files come one by one.
+    """
+    filesystem, name = _filesystem(path)
+    folder = NewFolder(filesystem, name if is_remote(path) else str(_beside(Path(name))))
+    try:
+        filesystem.makedirs(folder.path, exist_ok=True)
+        yield folder
+        if folder.path != name:
+            os.rename(folder.path, name)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(folder.path, recursive=True)
+        raise
+
+
+@dataclass(frozen=True)
+class NewFolder:
+    """Where :func:`new_folder` puts its files."""
+
+    filesystem: Any
+    path: str
+
+    def open(self, name: str) -> IO[bytes]:
+        """A new file in it."""
+        file: IO[bytes] = self.filesystem.open(f"{self.path}/{name}", "wb")
+        return file
 
 
 def remove(path: str) -> None:
@@ -97,6 +133,10 @@ def matching(pattern: str) -> list[str]:
     filesystem, name = _filesystem(pattern)
     found = sorted(filesystem.glob(name))
     return [str(filesystem.unstrip_protocol(each)) for each in found] if is_remote(pattern) else list(map(str, found))
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 
 def _filesystem(path: str) -> tuple[Any, str]:

@@ -94,12 +94,15 @@ def there(request: Request, uploads: Uploads) -> JobSpec:
     if request.is_training and "model" not in flags:
         raise LaunchError("--model is missing: name the file for the trained weights, which `cos fetch` brings.")
     is_here = str(flags.get("model", "")).startswith(WORK)
+    program = uploads.add(request.program, "The program") if request.program else None
+    code = tuple(uploads.add(path, "--code") for path in request.code)
     return _spec(
         request,
         request.args if request.program else tuple(arguments(flags)),
         folder=WORK,
-        program=uploads.add(request.program, "The program") if request.program else None,
-        code=tuple(uploads.add(path, "--code") for path in request.code),
+        program=program,
+        code=code,
+        files=tuple(uploads.files.values()),
         results=tuple(results),
         metrics=f"{WORK}/model/{METRICS}" if request.is_training and is_here else None,
     )

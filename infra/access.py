@@ -6,6 +6,7 @@ from typing import Any
 import pulumi
 from pulumi_aws import ec2, iam, secretsmanager, vpc
 
+from bootstrap.node import sent
 from infra.config import SSM, ClusterConfig
 from infra.labels import Labels
 from infra.network import Network
@@ -168,8 +169,10 @@ def trust(service: str, **condition: Any) -> str:
 def node_policy(config: ClusterConfig, role: str, bucket_arn: str, secret_arn: str) -> dict[str, Any]:
     """What a node may do: its bucket, the secret, and a session where there is no open port.
 
-    Nothing lets a node change the kit: what one node is made to do must not reach the next one's boot.
+    Nothing lets a node change the kit, nor a worker what jobs were sent: what one node is made to do must not reach the
+    next one's boot.
     """
+    protected = [kit_root(config), *([] if role == "master" else [sent.PREFIX])]
     readable = [bucket_arn, *(f"arn:aws:s3:::{name}" for name in config.data_buckets)]
     secret_actions = ["secretsmanager:GetSecretValue"]
     if role == "master":
@@ -179,10 +182,10 @@ def node_policy(config: ClusterConfig, role: str, bucket_arn: str, secret_arn: s
         _allow("ReadObjects", ["s3:GetObject"], [f"{arn}/*" for arn in readable]),
         _allow("WriteObjects", ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], [f"{bucket_arn}/*"]),
         {
-            "Sid": "LeaveTheKit",
+            "Sid": "LeaveWhatBoots",
             "Effect": "Deny",
             "Action": ["s3:PutObject", "s3:DeleteObject"],
-            "Resource": [f"{bucket_arn}/{kit_root(config)}/*"],
+            "Resource": [f"{bucket_arn}/{root}/*" for root in protected],
         },
         _allow("SparkSecret", secret_actions, [secret_arn]),
     ]

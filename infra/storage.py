@@ -7,12 +7,14 @@ import pulumi
 from pulumi_aws import s3
 
 from bootstrap.kit import objects
+from bootstrap.node import sent
 from infra.config import ClusterConfig
 from infra.config_errors import ConfigError
 from infra.labels import Labels
 
 LOG_DAYS = 90
 OLD_VERSION_DAYS = 30
+SENT_DAYS = 30
 
 
 class Storage(pulumi.ComponentResource):
@@ -107,13 +109,19 @@ def kit_objects(folder: Path) -> list[tuple[str, Path]]:
 
 
 def lifecycle_rules() -> list[s3.BucketLifecycleConfigurationRuleArgsDict]:
-    """Logs end, old versions end, and uploads that were broken off end."""
+    """Logs end, what jobs were sent ends, old versions end, and uploads that were broken off end."""
     return [
         {
             "id": "logs",
             "status": "Enabled",
             "filter": {"prefix": "logs/"},
             "expiration": {"days": LOG_DAYS},
+        },
+        {
+            "id": "sent",
+            "status": "Enabled",
+            "filter": {"prefix": f"{sent.PREFIX}/"},
+            "expiration": {"days": SENT_DAYS},
         },
         {
             "id": "leftovers",

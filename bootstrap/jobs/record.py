@@ -72,6 +72,7 @@ class JobSpec(_Model):
         folder: the directory in which the job runs.
         program: the script to run instead of the runtime.
         code: Python files and packages that driver and executors import.
+        files: what it was sent, and needs on every node.
         conf: Spark properties, none of them secret.
         results: what it writes.
         metrics: its `metrics.jsonl`, where it writes one.
@@ -85,6 +86,7 @@ class JobSpec(_Model):
     folder: str = WORK
     program: str | None = None
     code: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     conf: dict[str, str] = {}
     results: tuple[Result, ...] = ()
     metrics: str | None = None

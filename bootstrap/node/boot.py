@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bootstrap.node import hardware, install, scratch, spark, units
+from bootstrap.node import hardware, install, scratch, sent, spark, units
 from bootstrap.node.activity import ask_page
 from bootstrap.node.context import Context
 from bootstrap.node.secret import spark_secret
@@ -44,8 +44,7 @@ def _start_guard(context: Context) -> None:
     """The guard before all that can fail or take long; and this boot itself, for the next time."""
     wheel = context.layout.kit / fetch_manifest(context.plan, context.aws, context.layout.kit).wheel().name
     ours = units.service_units(context.layout, wheel)
-    if context.plan.role == "master":
-        del ours["cos-spot.service"]  # always on demand
+    del ours["cos-spot.service" if context.plan.role == "master" else "cos-sent.service"]  # a master is on demand
     units.install(context.layout.units, ours)
     units.systemctl("enable", *ours)
     units.systemctl("start", *(name for name in ours if name != "cos-boot.service"))
@@ -72,6 +71,8 @@ def _join(context: Context) -> None:
     spark.write(plan, node, layout, spark_secret(plan, aws), user)
     daemons = units.spark_units(plan, node, layout, user)
     units.install(layout.units, daemons)
+    if plan.role == "worker":
+        sent.fetch(context)  # before Spark gives it to a job that is running
     units.systemctl("start", *daemons)
     if plan.role == "master":
         _wait_for("the master's page", f"http://{spark.LOOPBACK}:{spark.MASTER_UI_PORT}/json/", "url", context)

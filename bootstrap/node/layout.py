@@ -76,6 +76,11 @@ class Layout(NamedTuple):
         return self.state / "jobs"
 
     @property
+    def files(self) -> Path:
+        """What jobs were sent, in a directory by each thing's checksum."""
+        return self.state / "files"
+
+    @property
     def status(self) -> Path:
         """What became of the boot, as JSON."""
         return self.state / "status.json"

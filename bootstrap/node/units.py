@@ -14,7 +14,8 @@ _SYSTEMCTL_SECONDS = 120.0
 
 
 def service_units(layout: Layout, wheel: Path) -> dict[str, str]:
-    """Our own services: the boot after the first one, the guard and the watcher of spot notices.
+    """Our own services: the boot after the first one, the guard, the watcher of spot notices and the keeper of
+    what jobs were sent.
 
     They run on the image's Python out of our wheel, whatever became of the environment for jobs.
     """
@@ -27,6 +28,11 @@ def service_units(layout: Layout, wheel: Path) -> dict[str, str]:
         "cos-guard.service": _unit(
             "COS: ends this node at its deadline, or idle",
             {**_ours(layout, wheel, "guard"), "Restart": "always", "RestartSec": "5"},
+            wanted=True,
+        ),
+        "cos-sent.service": _unit(
+            "COS: keeps what jobs were sent for nodes that come later",
+            {**_ours(layout, wheel, "sent"), "Restart": "always", "RestartSec": "5"},
             wanted=True,
         ),
         "cos-spot.service": _unit(

@@ -29,8 +29,10 @@ class Laptop:
         self._ids: dict[str, str] = {}
 
     def __call__(self, verb: str, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        """Run a verb to its end, which is to have this exit code."""
+        """Run a verb to its end, which is to have this exit code, and print how long it took."""
+        started = time.monotonic()
         ended = self.lab.cos(verb, *self._of_cluster(arguments))
+        print(f"cos {verb} {' '.join(arguments)}: {time.monotonic() - started:.1f} s")
         assert ended.returncode == code, f"cos {verb}: exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         return ended
 

@@ -157,6 +157,25 @@ def test_the_master_dies_while_training(cos: Laptop, undisturbed: bytes) -> None
     until(lambda: not [check for check in cos.answer("doctor") if check["level"] == "error"], "the master")
 
 
+def test_two_of_three_spot_workers_are_reclaimed_while_training(cos: Laptop, lab: Lab, undisturbed: bytes) -> None:
+    """One is left, and the job waits until `up` has replaced the others."""
+    taken = [cos.nodes()[name] for name in ("cpu-1", "cpu-2")]
+
+    def reclaim() -> None:
+        lab.order(spot=taken)
+        for node in taken:
+            until(lambda node=node: "will terminate this node" in _log(lab, node), "the notice to be heard", 30)
+        with lab.laptop():
+            lab.cloud.ec2.terminate_instances(InstanceIds=taken)
+        cos("up", "--yes")
+
+    assert _train(cos, "reclaimed", reclaim) == undisturbed
+
+
+def _log(lab: Lab, node: str) -> str:
+    return lab.on(node, "cat", "/var/log/cos/spot.log")
+
+
 def test_a_node_that_boots_without_network(cos: Laptop, lab: Lab) -> None:
     """It waits for its kit, and joins."""
     lab.order(down=["dev-cpu-3"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import TEST
 from tests.e2e.laptop import GIVEN, Laptop, workers
 from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.lab import network
@@ -45,6 +46,9 @@ def test_a_life(lab: Lab) -> None:
     accuracy = re.search(r"accuracy: ([\d.]+)", tested)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.85
+    cos("features", *given, "--blobs", "ip1", "--label", "label", "--output", "features")
+    written = (lab.home / "mnist" / "features").glob("part-*.json")
+    assert sum(len(path.read_text().splitlines()) for path in written) == TEST
 
     assert len(cos.answer("resize", "cpu", "2", "--yes")["workers"]) == 2
     cos("stop", "--yes")

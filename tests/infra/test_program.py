@@ -2,7 +2,9 @@ import asyncio
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import boto3
 import pulumi
@@ -212,11 +214,14 @@ def test_nodes_wait_for_their_kit(tmp_path) -> None:
     assert {entry.inputs["key"] for entry in stored} == {f"{prefix}/manifest.json", blob_key(prefix, wheel)}
     for node in of_type(planned, "Instance"):
         assert {entry.urn for entry in stored} <= needs(planned, node)
-    # What nodes may not change is where the kit lies.
-    policies = [json.loads(entry.inputs["policy"])["Statement"] for entry in of_type(planned, "RolePolicy")]
-    denied = [statement["Resource"] for document in policies for statement in document if statement["Effect"] == "Deny"]
-    assert all(resource.endswith("/kit/*") for (resource,) in denied)
-    assert len(denied) == 2
+    # What nodes may not change is where the kit lies, and for a worker what jobs were sent.
+    denied = {
+        role: _statements(planned, f"example-{role}")["LeaveWhatBoots"]["Resource"] for role in ("master", "worker")
+    }
+    assert {role: [name.split("/")[-2] for name in names] for role, names in denied.items()} == {
+        "master": ["kit"],
+        "worker": ["kit", "sent"],
+    }
 
 
 def test_a_folder_without_a_kit_is_refused(tmp_path) -> None:
@@ -233,15 +238,17 @@ def test_iam_takes_the_policies(ssh_from: str) -> None:
         iam.create_role(RoleName=role.name, AssumeRolePolicyDocument=role.inputs["assumeRolePolicy"])
     for policy in of_type(planned, "RolePolicy"):
         iam.put_role_policy(RoleName=policy.name, PolicyName="p", PolicyDocument=policy.inputs["policy"])
-    document = next(
-        entry.inputs["policy"] for entry in of_type(planned, "RolePolicy") if entry.name == "example-worker"
-    )
-    statements = {statement["Sid"]: statement for statement in json.loads(document)["Statement"]}
+    statements = _statements(planned, "example-worker")
     assert ("Session" in statements) == (ssh_from == "ssm")
     assert "arn:aws:s3:::imagenet/*" in statements["ReadObjects"]["Resource"]
     assert "arn:aws:s3:::imagenet/*" not in statements["WriteObjects"]["Resource"]
     assert statements["SparkSecret"]["Action"] == ["secretsmanager:GetSecretValue"]
-    assert statements["LeaveTheKit"]["Effect"] == "Deny"
+    assert statements["LeaveWhatBoots"]["Effect"] == "Deny"
+
+
+def _statements(planned: Sequence[Planned], role: str) -> dict[str, Any]:
+    document = next(entry.inputs["policy"] for entry in of_type(planned, "RolePolicy") if entry.name == role)
+    return {statement["Sid"]: statement for statement in json.loads(document)["Statement"]}
 
 
 def test_outputs_are_what_the_launcher_reads(monkeypatch) -> None:

@@ -55,7 +55,7 @@ def test_systemd_has_nothing_to_say_against_them(plan: NodePlan, node: spark.Nod
         texts |= units.spark_units(role, node, layout, "spark")
     assert sorted(texts) == [
         *("cos-boot.service", "cos-guard.service", "cos-history.service", "cos-master.service"),
-        *("cos-spot.service", "cos-worker.service"),
+        *("cos-sent.service", "cos-spot.service", "cos-worker.service"),
     ]
     verified = verify(tmp_path, texts)
     said = [line for line in verified.stderr.splitlines() if "cos-" in line]  # not what it says of this machine's own

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from benchmarks import endurance, files, hosts, nets, on_spark, page, photos, training, transfers
-from benchmarks.measure import Benchmark, Result
+from benchmarks import endurance, files, hosts, nets, on_spark, page, photos, results, training, transfers
+from benchmarks.measure import Benchmark, Pair
 
 BENCHMARKS = {
     each.name: each
@@ -22,26 +22,30 @@ BENCHMARKS = {
 
 
 def main(args: list[str]) -> int:
-    """Measure, and print the table; with ``--write`` docs/benchmarks.md too."""
+    """Measure, and print the table; with ``--write`` keep the results and make docs/benchmarks.md anew."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="times that each is measured (default 5)")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="keep the results, and write docs/benchmarks.md")
     flags = parser.parse_args(args)
     unknown = sorted(set(flags.names) - BENCHMARKS.keys())
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]}: choose from {', '.join(BENCHMARKS)}")
+    found = {}
     try:
-        results = [measured(BENCHMARKS[name], flags.runs) for name in flags.names or BENCHMARKS]
+        for name in flags.names or BENCHMARKS:
+            found[name] = results.here(measured(BENCHMARKS[name], flags.runs))
+            if flags.write:
+                results.store(found)
     finally:
         hosts.close()
-    print(page.table(results))
+    print(page.table([(BENCHMARKS[name], result) for name, result in found.items()]))
     if flags.write:
-        page.write(results, flags.runs)
+        page.write(BENCHMARKS, results.load())
     return 0
 
 
-def measured(benchmark: Benchmark, runs: int) -> Result:
+def measured(benchmark: Benchmark, runs: int) -> list[Pair]:
     """Measure one, telling each run."""
     pairs = []
     for run in range(1, runs + 1):
@@ -49,7 +53,7 @@ def measured(benchmark: Benchmark, runs: int) -> Result:
         ours, theirs = pairs[-1]
         figures = f"{ours:.4g} to {theirs:.4g} {benchmark.unit}, {benchmark.ratio(pairs[-1]):.2f}"
         print(f"{benchmark.name} {run}/{runs}: {figures}", file=sys.stderr)
-    return Result(benchmark, pairs)
+    return pairs
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A benchmark: two ways to the same end, measured beside each other several times."""
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 Pair = tuple[float, float]
@@ -35,35 +34,3 @@ class Benchmark:
         """How many times better ours is."""
         ours, theirs = pair
         return theirs / ours if self.less_is_better else ours / theirs
-
-
-@dataclass(frozen=True)
-class Result:
-    """A benchmark's runs."""
-
-    benchmark: Benchmark
-    pairs: Sequence[Pair]
-
-    @property
-    def ratios(self) -> list[float]:
-        """A ratio a run, in ascending order."""
-        return sorted(map(self.benchmark.ratio, self.pairs))
-
-    @property
-    def ratio(self) -> float:
-        """The median of the runs' ratios."""
-        return statistics.median(self.ratios)
-
-    @property
-    def row(self) -> list[str]:
-        """The cells of the result's row."""
-        bench, ratios = self.benchmark, self.ratios
-        ours, theirs = (statistics.median(side) for side in zip(*self.pairs, strict=True))
-        return [
-            f"`{bench.name}`: {bench.what}",
-            bench.against,
-            f"{ours:,.4g} {bench.unit}",
-            f"{theirs:,.4g} {bench.unit}",
-            f"**{self.ratio:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-            f"{bench.at_least:g}",
-        ]

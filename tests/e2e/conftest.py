@@ -12,7 +12,7 @@ from tests.fixtures.mnist import MNIST_FILES, write_lmdb
 from tests.lab.lab import REPOSITORY, Lab
 
 TRAIN, TEST = 12_000, 2_000  # records of MNIST that jobs here use
-CHANGES = {"max_iter": 400, "test_iter": 20, "test_interval": 200, "snapshot": 100, "display": 20}
+CHANGES = {"max_iter": 240, "test_iter": 20, "test_interval": 120, "snapshot": 60, "display": 20}
 
 
 @pytest.fixture(scope="module")

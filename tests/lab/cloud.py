@@ -29,7 +29,7 @@ from tests.lab import api, image, network
 from tests.lab.machine import Machine
 
 ENDPOINT = f"http://{network.AWS}"
-_POLL_SECONDS = 0.3
+_POLL_SECONDS = 0.5
 _AT_ONCE = 16
 _SCALE = 80.0  # a link of 12.5 Gbit/s is one of 1 Gbit/s here
 
@@ -71,6 +71,7 @@ class Hypervisor:
         self._ec2 = boto3.client("ec2", endpoint_url=ENDPOINT, region_name="us-east-1", config=settings)
         self._machines: dict[str, Machine] = {}
         self._launched: dict[str, datetime.datetime] = {}
+        self._launched_with: dict[str, tuple[str, str]] = {}
         self._work: dict[str, Future[None]] = {}
         self._threads = ThreadPoolExecutor(_AT_ONCE)
         self._down: set[str] = set()
@@ -133,12 +134,7 @@ class Hypervisor:
         public = {instance["PublicIpAddress"]} if instance.get("PublicIpAddress") else set()
         own = [groups[group] for group in _groups(instance) if group in groups]
         machine.be_reached(public, tuple(rule for group in own for rule in network.rules_of(group, members)))
-        if not machine.metadata.entries.get("user-data"):
-            found = self._ec2.describe_instance_attribute(InstanceId=machine.id, Attribute="userData")
-            user_data = base64.b64decode(found["UserData"].get("Value", "")).decode()
-            machine.tell(instance, user_data, self._key(instance))
-        else:
-            machine.tell(instance, machine.metadata.entries["user-data"], self._key(instance))
+        machine.tell(instance, *self._given(instance))
         if machine.id in orders.spot:
             notice = json.dumps({"action": "terminate", "time": "soon"})
             machine.metadata.entries = {**machine.metadata.entries, "meta-data/spot/instance-action": notice}
@@ -148,13 +144,16 @@ class Hypervisor:
             self._down ^= {machine.id}
             network.set_link(self._prefix, machine.interface, up=not is_down)
 
-    def _key(self, instance: dict[str, Any]) -> str:
-        """The public key of the pair that the instance was launched with."""
-        name = instance.get("KeyName")
-        if not name:
-            return ""
-        pairs = self._ec2.describe_key_pairs(KeyNames=[name], IncludePublicKey=True)["KeyPairs"]
-        return str(pairs[0].get("PublicKey", "")) if pairs else ""
+    def _given(self, instance: dict[str, Any]) -> tuple[str, str]:
+        """The user data and the public key that the instance was launched with; they are asked for once."""
+        name = instance["InstanceId"]
+        if name not in self._launched_with:
+            found = self._ec2.describe_instance_attribute(InstanceId=name, Attribute="userData")
+            user_data = base64.b64decode(found["UserData"].get("Value", "")).decode()
+            called = [instance["KeyName"]] if instance.get("KeyName") else []
+            pairs = self._ec2.describe_key_pairs(KeyNames=called, IncludePublicKey=True)["KeyPairs"] if called else []
+            self._launched_with[name] = user_data, next((str(pair["PublicKey"]) for pair in pairs), "")
+        return self._launched_with[name]
 
     def _note(self) -> None:
         """Tell the tests which process is whose first."""

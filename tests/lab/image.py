@@ -45,7 +45,7 @@ exit 0
 """
 # Jobs here last seconds: the second compiler would not pay, and a JVM a node takes turns on this machine's cores.
 _JAVA = """#!/bin/sh
-exec {java} -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"
+exec "{java}.real" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"
 """
 _WALL = """#!/bin/sh
 echo "$*" >> /var/log/wall
@@ -78,7 +78,7 @@ def build(folder: Path, wheel: Path) -> Image:
     _write(image.root / "etc/resolv.conf", "")
     _write(image.root / "usr/local/sbin/shutdown", _SHUTDOWN, 0o755)
     _write(image.root / "usr/local/bin/wall", _WALL, 0o755)
-    _write(image.root / "usr/local/bin/java", _JAVA.format(java=find_java() / "bin/java"), 0o755)
+    _java(image.root)
     programs = image.root / PROGRAMS
     programs.mkdir(parents=True)
     for source in (_HERE / "init.py", _FIXTURES / "systemctl.py", _FIXTURES / "cloud_init.py"):
@@ -117,6 +117,15 @@ def _python(root: Path) -> None:
     link.symlink_to(python)
 
 
+def _java(upper: Path) -> None:
+    """The launcher in place of this machine's, which programs find by more ways than `PATH`."""
+    java = (find_java() / "bin/java").resolve()
+    place = upper / java.relative_to("/")
+    _write(place, _JAVA.format(java=java), 0o755)
+    shutil.copy(java, f"{place}.real")
+    (upper / "usr/local/bin/java").symlink_to(java)
+
+
 def _environment(folder: Path, wheel: Path) -> None:
     """Our wheel, and nothing that leads to this checkout."""
     here = Path(sys.prefix)
@@ -124,8 +133,12 @@ def _environment(folder: Path, wheel: Path) -> None:
     packages.mkdir(parents=True)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
-    # Who runs there may not write here, and would compile it each time.
+    # Who runs there may not write here, and would compile each time: our wheel, and what this machine has not used yet.
     compileall.compile_dir(packages, quiet=1)
+    used = "import cos_runtime.main, cos_runtime.engine.train"
+    subprocess.run(
+        [sys.executable, "-c", used], env={**os.environ, "PYTHONPATH": str(packages)}, check=True, timeout=120
+    )
     for path in (here / packages.relative_to(folder)).glob("_*cos*.pth"):
         (packages / path.name).touch()
 

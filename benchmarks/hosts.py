@@ -1,4 +1,4 @@
-"""Three hosts at 1 Gbit/s, in the lab: the allreduce against the link, and against SparkNet's way. It needs root."""
+"""Hosts at 1 Gbit/s, in the lab: their set-up, allreduce against the link and against SparkNet's way. It needs root."""
 
 import contextlib
 import datetime
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from benchmarks.measure import Benchmark, Pair
 from tests.fixtures.mnist import write_lmdb
 from tests.lab.lab import Lab
 
-_CLUSTER = ("--cluster", "bench")
-_GROUP = "workers=[{name: cpu, type: m7a.medium, count: 3, disk_gb: 50}]"
+_CLUSTER = "bench"
 _GBPS = 1.0  # of a link: 80 Mbit/s for each of the type's 12.5 Gbit/s
 _TARGET = 0.98
 _SOLVER = 'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.0005 random_seed: 1'
@@ -26,23 +26,48 @@ _kept = contextlib.ExitStack()
 
 
 @cache
-def _lab() -> Lab:
-    """A cluster of a master and three workers, which ends with this process."""
+def _empty() -> Lab:
+    """A lab, which ends with this process."""
     folder = _kept.enter_context(tempfile.TemporaryDirectory(prefix="cos-lab-"))
-    lab = _kept.enter_context(Lab(Path(folder)))
-    _cos(lab, "init", "--preset", "cpu-small", "--owner", "bench", "--set", _GROUP, *lab.settings())
-    _cos(lab, "up", "--yes")
-    return lab
+    return _kept.enter_context(Lab(Path(folder)))
+
+
+@cache
+def _lab() -> Lab:
+    """The lab with a cluster of a master and three workers."""
+    _up(_empty(), 3)
+    return _empty()
 
 
 def close() -> None:
-    """End the cluster, if there is one."""
+    """End the lab, if there is one."""
     _kept.close()
     _lab.cache_clear()
+    _empty.cache_clear()
 
 
-def _cos(lab: Lab, verb: str, *arguments: str) -> str:
-    ended = lab.cos(verb, *_CLUSTER, *arguments, seconds=1800.0)
+def _up(lab: Lab, workers: int, cluster: str = _CLUSTER) -> float:
+    """Make a cluster; the seconds that `up` took."""
+    group = f"workers=[{{name: cpu, type: m7a.medium, count: {workers}, disk_gb: 50}}]"
+    _cos(lab, "init", "--preset", "cpu-small", "--owner", "bench", "--set", group, *lab.settings(), cluster=cluster)
+    began = time.perf_counter()
+    _cos(lab, "up", "--yes", cluster=cluster)
+    return time.perf_counter() - began
+
+
+def setup() -> Pair:
+    """Seconds of `cos up` with eight workers, and with one."""
+    return _setup_seconds(8), _setup_seconds(1)
+
+
+def _setup_seconds(workers: int) -> float:
+    seconds = _up(_empty(), workers, "setup")
+    _cos(_empty(), "down", "--yes", "--delete-bucket", cluster="setup")
+    return seconds
+
+
+def _cos(lab: Lab, verb: str, *arguments: str, cluster: str = _CLUSTER) -> str:
+    ended = lab.cos(verb, "--cluster", cluster, *arguments, seconds=1800.0)
     if ended.returncode:
         raise SystemExit(f"cos {verb} ended with {ended.returncode}: {ended.stderr}")
     return ended.stdout
@@ -112,6 +137,7 @@ def _seconds(first: dict[str, Any], last: dict[str, Any]) -> float:
 
 
 BENCHMARKS = [
+    Benchmark("setup", "`cos up` with 8 workers", "with 1", "s", 0.5, setup, less_is_better=True),
     Benchmark("exchange", "allreduce of 256 MiB over three hosts at 1 Gbit/s", "the link", "Gbit/s", 0.94, exchange),
     Benchmark(
         "caffenet_over_links", "a step of CaffeNet, three hosts at 1 Gbit/s", "`-local_steps 1`", "s", 5, caffenet,

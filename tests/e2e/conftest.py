@@ -26,14 +26,19 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
+def write_solver(place: Path, **changes: int) -> None:
+    """LeNet's solver, but for these fields."""
+    solver = (REPOSITORY / "examples/mnist/lenet_solver.prototxt").read_text()
+    for field, value in changes.items():
+        solver = re.sub(rf"^{field}: \d+$", f"{field}: {value}", solver, flags=re.MULTILINE)
+    place.write_text(solver)
+
+
 def _lenet(folder: Path) -> None:
     """LeNet, its solver for a short run, and a part of MNIST."""
     (folder / "data").mkdir(parents=True)
     shutil.copy(REPOSITORY / "examples/mnist/lenet_train_test.prototxt", folder)
-    solver = (REPOSITORY / "examples/mnist/lenet_solver.prototxt").read_text()
-    for field, value in CHANGES.items():
-        solver = re.sub(rf"^{field}: \d+$", f"{field}: {value}", solver, flags=re.MULTILINE)
-    (folder / "lenet_solver.prototxt").write_text(solver)
+    write_solver(folder / "lenet_solver.prototxt", **CHANGES)
     for name, prefix, count in (("train", "train", TRAIN), ("test", "t10k", TEST)):
         images = read_idx(str(MNIST_FILES / f"{prefix}-images-idx3-ubyte.gz"), axes=3)[:count, None]
         labels = read_idx(str(MNIST_FILES / f"{prefix}-labels-idx1-ubyte.gz"), axes=1)[:count]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import TEST
+from tests.e2e.conftest import CHANGES, TEST, write_solver
 from tests.e2e.laptop import GIVEN, Laptop, workers
 from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.lab import network
@@ -18,6 +18,7 @@ PROBE = re.compile(r"allreduce by ethernet: ([\d.]+) Gbit/s")
 
 def test_a_life(lab: Lab) -> None:
     cos = Laptop(lab, "dev")
+    write_solver(lab.home / "mnist/lenet_solver.prototxt", **{**CHANGES, "max_iter": 120, "test_interval": 60})
     with lab.laptop():
         before = inventory(lab.cloud)
 

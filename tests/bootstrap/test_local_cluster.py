@@ -3,8 +3,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from bootstrap.local_cluster import LocalCluster
 from bootstrap.processes import Supervised
 from bootstrap.spark_home import LOOPBACK, spark_environment, spark_home
 from tests.fixtures.cluster import run_on
+from tests.fixtures.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +39,6 @@ print(json.dumps({"ranks": ranks, "told": told, "arguments": sys.argv[1:]}))
 spark.stop()
 sys.exit(3)
 """
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
 
 
 def processes_of(directory: Path) -> list[str]:

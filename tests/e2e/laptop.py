@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.lab.lab import Lab
@@ -58,13 +57,3 @@ class Laptop:
 
     def _of_cluster(self, arguments: tuple[str, ...]) -> list[str]:
         return ["--cluster", self.cluster, *arguments]
-
-
-def until(
-    condition: Callable[[], object], what: str, seconds: float = 120.0, tell: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait for something that is to come; `tell` says how it is, if it does not."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{tell()}"
-        time.sleep(0.2)

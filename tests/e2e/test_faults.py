@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.laptop import GIVEN, Laptop, until, workers
+from tests.e2e.laptop import GIVEN, Laptop, workers
 from tests.fixtures.pulumi_aws.inventory import inventory
+from tests.fixtures.waiting import until
 from tests.lab import network
 from tests.lab.lab import Lab
 

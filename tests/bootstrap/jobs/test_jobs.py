@@ -1,8 +1,6 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from bootstrap.jobs.record import WORK, JobRecord, JobSpec, MasterTarget, Result
 from bootstrap.ssh.connection import Connection
 from bootstrap.ssh.host import SshHost
 from tests.fixtures.sshd import Server, Wire
+from tests.fixtures.waiting import until
 
 PROGRAM = """
 import os, sys, time
@@ -45,15 +44,8 @@ def spec(tmp_path: Path, code: int = 0, name: str = "waits") -> JobSpec:
     )
 
 
-def until(found: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def wait(jobs: Jobs, record: JobRecord) -> JobRecord:
-    until(lambda: jobs.get(record.id).is_over)
+    until(lambda: jobs.get(record.id).is_over, "the job's end")
     return jobs.get(record.id)
 
 
@@ -72,7 +64,7 @@ def test_jobs_of_a_host(host: Host, tmp_path: Path) -> None:
     text = b"".join(pieces)
     work = tmp_path / "jobs" / "1" / "work"
     assert text == f"begins in {work}\n".encode()
-    until(lambda: b"waiting for job 1" in Path(jobs.log(second.id)).read_bytes())
+    until(lambda: b"waiting for job 1" in Path(jobs.log(second.id)).read_bytes(), "its turn")
     assert [job.state for job in jobs.all()] == ["running", "queued", "queued"]
     cancelled = jobs.cancel(third.id)
     assert (cancelled.state, cancelled.exit_code, cancelled.started) == ("cancelled", 130, None)
@@ -105,7 +97,7 @@ def test_a_job_outlives_its_connection_and_is_cancelled(sshd: Server, wire: Wire
         jobs = Jobs(SshHost(connection, [sys.executable]), str(tmp_path / "jobs"))
         jobs.submit(spec(tmp_path))
         pid = tmp_path / "jobs" / "1" / "work" / "pid"
-        until(pid.exists)
+        until(pid.exists, "the program")
         wire.cut()
         connection.close()
         assert jobs.get("1").state == "running"
@@ -120,12 +112,12 @@ def test_a_killed_runner_is_a_failed_job_that_can_be_tried_again(host: Host, tmp
     jobs = Jobs(host, str(tmp_path / "jobs"))
     jobs.submit(spec(tmp_path))
     folder = tmp_path / "jobs" / "1"
-    until((folder / "work" / "pid").exists)
+    until((folder / "work" / "pid").exists, "the program")
     program = int((folder / "work" / "pid").read_text())
     os.kill(int((folder / "lock").read_text()), signal.SIGKILL)
-    until(lambda: jobs.get("1").state == "failed")
+    until(lambda: jobs.get("1").state == "failed", "the failure")
     assert "its process is gone" in jobs.get("1").message
-    until(lambda: not Path(f"/proc/{program}").exists())
+    until(lambda: not Path(f"/proc/{program}").exists(), "the program to end")
     (tmp_path / "go").touch()
     again = wait(jobs, jobs.retry("1"))
     assert (again.id, again.retry_of, again.state) == ("2", "1", "succeeded")

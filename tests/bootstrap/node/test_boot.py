@@ -12,8 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +32,7 @@ from tests.bootstrap.node.conftest import BUCKET, keys
 from tests.bootstrap.node.stand_ins import Programs, processes_of
 from tests.fixtures.cloud_init import cloud_init
 from tests.fixtures.metadata import MetadataServer
+from tests.fixtures.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -85,13 +85,6 @@ class Machine:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
 
 
 def listens(address: str, port: int) -> bool:
@@ -226,7 +219,7 @@ def test_a_wrong_secret_is_refused(cluster: dict[str, Machine], tmp_path: Path) 
             stderr=sink,
         )
         try:
-            until(lambda: "Failed to connect to master" in log.read_text(), "the refusal")
+            until(lambda: "Failed to connect to master" in log.read_text(), "the refusal", 180.0)
             assert [entry["host"] for entry in workers()] == [WORKER]
         finally:
             stranger.kill()
@@ -267,7 +260,9 @@ def test_a_node_that_falls_short_does_not_join(
 def test_a_spot_notice_decommissions(cluster: dict[str, Machine]) -> None:
     worker = cluster["worker"]
     worker.imds.entries["meta-data/spot/instance-action"] = '{"action": "terminate", "time": "2026-11-26T18:00:00Z"}'
-    until(lambda: [entry["state"] for entry in workers()] == ["DECOMMISSIONED"], "the worker to be decommissioned")
+    until(
+        lambda: [entry["state"] for entry in workers()] == ["DECOMMISSIONED"], "the worker to be decommissioned", 180.0
+    )
     assert json.loads(worker.layout.spot_notice.read_text())["action"] == "terminate"
 
 

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bootstrap.submit import submit_command, submit_environment
 from tests.cos_runtime.engine.test_training import metrics
 from tests.fixtures.cluster import run_on
 from tests.fixtures.jobs import JobFolder, MakeJob
+from tests.fixtures.waiting import until
 
 MAIN = Path(cos_runtime.main.__file__)
 HARMED_JOBS = Path(__file__).with_name("harmed_jobs.py")
@@ -126,10 +126,3 @@ def assert_says_how_to_go_on(text: str) -> None:
     found = re.search(r"training was stopped at iteration \d+: go on with -snapshot (\S+) -weights (\S+)", text)
     assert found, text
     assert all(Path(path).exists() for path in found.groups())
-
-
-def until(condition, what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)

@@ -10,6 +10,7 @@ import time
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -61,8 +62,9 @@ def setup() -> Pair:
 
 
 def _setup_seconds(workers: int) -> float:
-    seconds = _up(_empty(), workers, "setup")
-    _cos(_empty(), "down", "--yes", "--delete-bucket", cluster="setup")
+    cluster = f"up-{workers}-{uuid4().hex[:6]}"
+    seconds = _up(_empty(), workers, cluster)
+    _cos(_empty(), "down", "--yes", "--delete-bucket", cluster=cluster)
     return seconds
 
 

@@ -173,6 +173,6 @@ def probe(known: Cluster, state: State, open_host: Open, *, efa: bool) -> Iterat
 def bandwidth(gbps: float, link_gbps: float, connection: str) -> Check:
     """A measured bus bandwidth against the link, both in Gbit/s."""
     share = gbps / link_gbps
-    said = f"allreduce by {connection}: {gbps:.1f} Gbit/s, {share:.0%} of the link's {link_gbps:g}"
+    said = f"allreduce by {connection}: {gbps:.3g} Gbit/s, {share:.0%} of the link's {link_gbps:g}"
     level: Level = "ok" if share >= _SHARES[connection] else "warning"
     return Check(level, "cluster", said)

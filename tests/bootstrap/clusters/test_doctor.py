@@ -54,7 +54,7 @@ def test_a_bandwidth_is_held_against_the_link() -> None:
     assert doctor.bandwidth(310.0, 400.0, "efa").level == "ok"
     slow = doctor.bandwidth(9.0, 400.0, "efa")
     assert slow.level == "warning"
-    assert "9.0 Gbit/s, 2% of the link's 400" in slow.message
+    assert "9 Gbit/s, 2% of the link's 400" in slow.message
 
 
 def test_a_node_tells_of_itself(tmp_path: Path) -> None:

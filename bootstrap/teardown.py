@@ -9,6 +9,7 @@ may be run again at any point, and from cron. Exit codes: 0 nothing is left, 1 s
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -24,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 TAG, DEADLINE_TAG = "cos:cluster", "cos:deadline"
 ACTIVITY_KEY, METER_KEY = "nodes/activity.json", "cost/meter.json"
+SENT_PREFIX = "sent"
 SAVE_SECONDS = 180.0  # the guard's own limit for saving, and its way to notice
 REMOVE_SECONDS = 900.0  # a NAT gateway takes minutes, and what hangs on it waits for it
 _POLL_SECONDS = 3.0
@@ -266,12 +268,23 @@ def buckets(place: Place, cluster: str | None) -> list[Found]:
 
 def delete_bucket(place: Place, name: str) -> None:
     """Remove a bucket with all that is in it, old versions too."""
-    for page in place.s3.get_paginator("list_object_versions").paginate(Bucket=name):
+    _drop_objects(place, name, "")
+    place.s3.delete_bucket(Bucket=name)
+
+
+def drop_sent(place: Place, cluster: str, bucket: str | None) -> None:
+    """Remove from a bucket that is kept what the cluster's jobs were sent: no node comes for it any more."""
+    if bucket:
+        with contextlib.suppress(ClientError):  # it ends by the bucket's own rules, and the cluster has ended
+            _drop_objects(place, bucket, f"{SENT_PREFIX}/{cluster}/")
+
+
+def _drop_objects(place: Place, bucket: str, prefix: str) -> None:
+    for page in place.s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
         entries = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
         objects = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
         if objects:
-            place.s3.delete_objects(Bucket=name, Delete={"Objects": objects, "Quiet": True})
-    place.s3.delete_bucket(Bucket=name)
+            place.s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
 
 
 def _removals(place: Place, cluster: str | None) -> Iterator[_Removal]:
@@ -453,6 +466,7 @@ def teardown(place: Place, cluster: str, tell: Tell, *, force: bool, save_second
         refuse_if_busy(place, cluster, bucket)
     end_nodes(place, cluster, bucket, tell, save_seconds)
     left = remove(place, cluster, tell)
+    drop_sent(place, cluster, bucket)
     meters = closed(read_meter(place, bucket))
     if bucket is not None and meters and not left:
         write_meter(place, bucket, meters)

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 
 from pyspark import SparkContext, StorageLevel
-from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
@@ -110,6 +109,8 @@ class CaffeOnSpark:
     @staticmethod
     def floats2doublesUDF(column: Column) -> Column:  # noqa: N802 - the original's spelling
         """An ``array<float>`` as the dense vector of doubles that Spark ML takes for features."""
+        from pyspark.ml.functions import array_to_vector  # noqa: PLC0415 - Spark ML is a second to import
+
         return array_to_vector(column.cast("array<double>"))
 
     def _train(self, source: DataSource, validations: Sequence[DataSource]) -> list[TestPass]:

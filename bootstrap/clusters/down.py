@@ -17,6 +17,7 @@ from bootstrap.teardown import (
     closed,
     cost,
     delete_bucket,
+    drop_sent,
     end_nodes,
     read_meter,
     refuse_if_busy,
@@ -95,6 +96,7 @@ def end(
         left = remove(where, name, tell)
         if left:
             raise FailedError(told_left(name, left))
+        drop_sent(where, name, bucket)
         kept = next((found.id for found in buckets(where, name)), None)
         if kept is not None and meters:
             write_meter(where, kept, closed(meters))

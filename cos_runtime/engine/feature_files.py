@@ -19,9 +19,11 @@ from pyspark.sql import functions as sf
 from cos_runtime import storage
 from cos_runtime.engine.spool import local_folder
 from cos_runtime.errors import UserError
+from cos_runtime.sources.deal import position
 
 _CHUNK = 8 * 2**20
 _ROW_GROUP = 32 * 2**20
+_NUMBER = "number"
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -70,9 +72,12 @@ def _by_the_driver(frame: DataFrame, path: str, file_format: str) -> None:
     rows = frame.select(sf.to_json(sf.struct("*")).alias("line")) if file_format == "json" else frame
     chunks = rows.mapInArrow(partial(_chunks, file_format), "part int, chunk binary").persist(StorageLevel.DISK_ONLY)
     try:
-        chunks.count()  # all parts side by side: toLocalIterator() asks for one after the other
+        # This makes all parts, side by side: toLocalIterator() asks for one partition after the other, and has all of
+        # it in memory.
+        numbered = chunks.withColumn(_NUMBER, position(chunks))
+        one_each = numbered.repartitionById(max(chunks.count(), 1), sf.col(_NUMBER).cast("int"))
         with storage.new_folder(path) as folder:
-            parts = groupby(chunks.toLocalIterator(prefetchPartitions=True), key=attrgetter("part"))
+            parts = groupby(one_each.toLocalIterator(prefetchPartitions=True), key=attrgetter("part"))
             for part, pieces in parts:
                 with folder.open(f"part-{part:05d}.{file_format}") as file:
                     file.writelines(piece.chunk for piece in pieces)

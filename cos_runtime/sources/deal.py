@@ -67,11 +67,15 @@ def _placed(df: DataFrame, ranks: int) -> DataFrame:
         return df.withColumn(POSITION, sf.monotonically_increasing_id())
     # Were `df` computed again for the counts, with fewer columns, adaptive execution might cut it otherwise.
     kept = df.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
-    return kept.withColumn(POSITION, _position(kept))
+    return kept.withColumn(POSITION, position(kept))
 
 
-def _position(df: DataFrame) -> Column:
-    """The index of each row among all: the number of rows in the partitions before its own, and its index there."""
+def position(df: DataFrame) -> Column:
+    """The index of each row among all: the number of rows in the partitions before its own, and its index there.
+
+    Args:
+        df: kept by Spark, as its rows are counted here.
+    """
     found = df.groupBy(sf.spark_partition_id().alias("partition")).count().collect()
     counts = {row["partition"]: row["count"] for row in found}
     lengths = [counts.get(partition, 0) for partition in range(max(counts, default=0) + 1)]

@@ -90,6 +90,8 @@ def test_a_life(lab: Lab, before: set[str], capfd: pytest.CaptureFixture[str]) -
     assert cost["unknown"] == []
     assert cost["usd_per_hour"] == pytest.approx(0.1008 + 0.1785 + 100 * 0.08 / 730 + 2 * 0.005, abs=0.001)
 
+    for key in ("sent/dev/index.json", "sent/dev/files/a/x", "sent/dev-2/index.json"):
+        lab.cloud.s3.put_object(Bucket=facts.bucket, Key=key, Body=b"{}")
     assert cos("down", "-c", "dev", "--yes") == 0, capfd.readouterr().err
     out, err = capfd.readouterr()
     assert "Nothing billable of dev is left in us-east-1. It cost $0." in out
@@ -97,6 +99,8 @@ def test_a_life(lab: Lab, before: set[str], capfd: pytest.CaptureFixture[str]) -
     assert left_of(lab, before) == {f"bucket {facts.bucket}"}, "the bucket holds the models and is kept"
     saved = lab.cloud.s3.list_objects_v2(Bucket=facts.bucket, Prefix=f"nodes/{facts.master.id}/logs/")
     assert saved["KeyCount"] == 1, "the nodes were asked to save"
+    sent = lab.cloud.s3.list_object_versions(Bucket=facts.bucket, Prefix="sent/")["Versions"]
+    assert [entry["Key"] for entry in sent] == ["sent/dev-2/index.json"], "what jobs were sent is of no use any more"
     assert "There is no cluster 'dev' here" in refusal(capfd, "jobs", "-c", "dev")
     assert cos("down", "-c", "dev", "--yes", "--delete-bucket") == 0, "again does no harm"
     assert left_of(lab, before) == set()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bootstrap import teardown
 from bootstrap.node import sent
 from bootstrap.node.context import Context
 from bootstrap.node.layout import Layout
@@ -108,6 +109,11 @@ def test_nothing_lands_outside_of_its_place(master: Context, worker: Context, s3
     s3.put_object(Bucket=BUCKET, Key=index, Body=json.dumps({"files": bad}).encode())
     sent.fetch(worker, seconds=0.1)
     assert not worker.layout.files.exists()
+
+
+def test_teardown_knows_where_it_is() -> None:
+    """It is one file that knows none of ours."""
+    assert teardown.SENT_PREFIX == sent.PREFIX
 
 
 def test_no_job_no_wait(worker: Context) -> None:

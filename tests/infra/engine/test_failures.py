@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from pulumi.automation import Stack
 
 from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.fixtures.pulumi_aws.ledger import Fault
 from tests.fixtures.pulumi_engine import Engine
 from tests.infra.engine.apart import failing_up
 from tests.infra.engine.cluster import cluster_stack
+
+# A cluster that was finished is like any other: every so many are removed to show that.
+REMOVED = 5
 
 pytestmark = pytest.mark.long
 
@@ -20,9 +24,12 @@ def test_a_failure_at_any_one_resource(engine: Engine, kit: Path, subtests: pyte
     stack = cluster_stack(engine, "cpu-small", kit, "failures")
     engine.ledger.forget()
     stack.up()
+    whole = _resources(stack), len(inventory(cloud) - before)
     stack.destroy()
+    nothing = stack.export_stack()
     for number, call in enumerate(engine.ledger.calls("create")):
         with subtests.test(f"{call.kind} {call.name}"):
+            before = inventory(cloud)
             moment = "after" if number % 2 else "before"
             engine.ledger.fail(Fault(name=call.name, kind=call.kind, moment=moment, message="NoLuck: not this time"))
             try:
@@ -30,5 +37,13 @@ def test_a_failure_at_any_one_resource(engine: Engine, kit: Path, subtests: pyte
             finally:
                 engine.ledger.fail()
             stack.up()
-            stack.destroy()
-            assert inventory(cloud) == before
+            assert (_resources(stack), len(inventory(cloud) - before)) == whole
+            if number % REMOVED == 0:
+                stack.destroy()
+                assert inventory(cloud) == before
+        engine.reset_account()
+        stack.import_stack(nothing)
+
+
+def _resources(stack: Stack) -> set[str]:
+    return {each["urn"] for each in stack.export_stack().deployment["resources"]}

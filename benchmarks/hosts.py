@@ -148,13 +148,13 @@ BENCHMARKS = [
     Benchmark(
         "caffenet_over_links", "a step of CaffeNet, three hosts at 1 Gbit/s", "`-local_steps 1`", "s", 5, caffenet,
         less_is_better=True,
-        why="the link takes 2.7 s of a step (4/3 of 244 MB at 956 Mbit/s of payload); forward and update of three hosts "
-        "share this machine's cores.",
+        why="the link takes 2.7 s of a step (4/3 of 244 MB at 956 Mbit/s of payload); forward and update of three "
+        "hosts share this machine's cores.",
     ),
     Benchmark(
         "lenet_over_links", "LeNet to 98 %, three hosts at 1 Gbit/s", "`-local_steps 10`", "s", 3, lenet,
         less_is_better=True,
-        why="the link takes 18 ms of a step, which three hosts on this machine's cores make slow; nine exchanges of ten "
-        "are saved, and the mode has no Spark job a round, as SparkNet has.",
+        why="the link takes 18 ms of a step, which three hosts on this machine's cores make slow; nine exchanges of "
+        "ten are saved, and the mode has no Spark job a round, as SparkNet has.",
     ),
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def main(args: list[str]) -> int:
         for name in flags.names or BENCHMARKS:
             found[name] = results.here(measured(BENCHMARKS[name], flags.runs))
             if flags.write:
-                results.store(found)
+                results.store({name: found[name]})
     finally:
         hosts.close()
     print(page.table([(BENCHMARKS[name], result) for name, result in found.items()]))

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import mnist
 from benchmarks.measure import Benchmark, Pair
+from tests.e2e.laptop import workers
 from tests.fixtures.mnist import write_lmdb
 from tests.lab.lab import Lab
 
@@ -47,10 +48,10 @@ def close() -> None:
     _empty.cache_clear()
 
 
-def _up(lab: Lab, workers: int, cluster: str = _CLUSTER) -> float:
+def _up(lab: Lab, count: int, cluster: str = _CLUSTER) -> float:
     """Make a cluster; the seconds that `up` took."""
-    group = f"workers=[{{name: cpu, type: m7a.medium, count: {workers}, disk_gb: 50}}]"
-    _cos(lab, "init", "--preset", "cpu-small", "--owner", "bench", "--set", group, *lab.settings(), cluster=cluster)
+    given = ("--preset", "cpu-small", "--owner", "bench", *workers(count), *lab.settings())
+    _cos(lab, "init", *given, cluster=cluster)
     began = time.perf_counter()
     _cos(lab, "up", "--yes", cluster=cluster)
     return time.perf_counter() - began
@@ -61,9 +62,9 @@ def setup() -> Pair:
     return _setup_seconds(8), _setup_seconds(1)
 
 
-def _setup_seconds(workers: int) -> float:
-    cluster = f"up-{workers}-{uuid4().hex[:6]}"
-    seconds = _up(_empty(), workers, cluster)
+def _setup_seconds(count: int) -> float:
+    cluster = f"up-{count}-{uuid4().hex[:6]}"
+    seconds = _up(_empty(), count, cluster)
     _cos(_empty(), "down", "--yes", "--delete-bucket", cluster=cluster)
     return seconds
 

@@ -172,11 +172,13 @@ def node_policy(config: ClusterConfig, role: str, bucket_arn: str, secret_arn: s
     Nothing lets a node change the kit, nor a worker what jobs were sent: what one node is made to do must not reach the
     next one's boot.
     """
-    protected = [kit_root(config), *([] if role == "master" else [sent.PREFIX])]
+    protected = [kit_root(config)]
     readable = [bucket_arn, *(f"arn:aws:s3:::{name}" for name in config.data_buckets)]
     secret_actions = ["secretsmanager:GetSecretValue"]
     if role == "master":
         secret_actions.append("secretsmanager:PutSecretValue")
+    else:
+        protected.append(sent.PREFIX)
     statements = [
         _allow("ListBuckets", ["s3:ListBucket", "s3:GetBucketLocation"], readable),
         _allow("ReadObjects", ["s3:GetObject"], [f"{arn}/*" for arn in readable]),

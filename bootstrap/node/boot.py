@@ -43,8 +43,7 @@ def boot(context: Context) -> int:
 def _start_guard(context: Context) -> None:
     """The guard before all that can fail or take long; and this boot itself, for the next time."""
     wheel = context.layout.kit / fetch_manifest(context.plan, context.aws, context.layout.kit).wheel().name
-    ours = units.service_units(context.layout, wheel)
-    del ours["cos-spot.service" if context.plan.role == "master" else "cos-sent.service"]  # a master is on demand
+    ours = units.service_units(context.plan, context.layout, wheel)
     units.install(context.layout.units, ours)
     units.systemctl("enable", *ours)
     units.systemctl("start", *(name for name in ours if name != "cos-boot.service"))

@@ -13,33 +13,32 @@ from bootstrap.node.plan import NodePlan
 _SYSTEMCTL_SECONDS = 120.0
 
 
-def service_units(layout: Layout, wheel: Path) -> dict[str, str]:
-    """Our own services: the boot after the first one, the guard, the watcher of spot notices and the keeper of
-    what jobs were sent.
+def service_units(plan: NodePlan, layout: Layout, wheel: Path) -> dict[str, str]:
+    """Our own services: the boot after the first one, the guard, and what the role asks for.
+
+    The master keeps what jobs were sent; a worker watches for spot notices, and a master is always on demand.
 
     They run on the image's Python out of our wheel, whatever became of the environment for jobs.
     """
+    lasting = {"guard": "ends this node at its deadline, or idle"}
+    if plan.role == "master":
+        lasting["sent"] = "keeps what jobs were sent for nodes that come later"
+    else:
+        lasting["spot"] = "hears that EC2 takes this node back"
     return {
         "cos-boot.service": _unit(
             "COS: makes this machine a node of its cluster",
             {**_ours(layout, wheel, "boot"), "Type": "oneshot", "RemainAfterExit": "yes", "LimitMEMLOCK": "infinity"},
             wanted=True,
         ),
-        "cos-guard.service": _unit(
-            "COS: ends this node at its deadline, or idle",
-            {**_ours(layout, wheel, "guard"), "Restart": "always", "RestartSec": "5"},
-            wanted=True,
-        ),
-        "cos-sent.service": _unit(
-            "COS: keeps what jobs were sent for nodes that come later",
-            {**_ours(layout, wheel, "sent"), "Restart": "always", "RestartSec": "5"},
-            wanted=True,
-        ),
-        "cos-spot.service": _unit(
-            "COS: hears that EC2 takes this node back",
-            {**_ours(layout, wheel, "spot"), "Restart": "always", "RestartSec": "5"},
-            wanted=True,
-        ),
+        **{
+            f"cos-{duty}.service": _unit(
+                f"COS: {meaning}",
+                {**_ours(layout, wheel, duty), "Restart": "always", "RestartSec": "5"},
+                wanted=True,
+            )
+            for duty, meaning in lasting.items()
+        },
     }
 
 

@@ -19,11 +19,10 @@ from pyspark.sql import functions as sf
 from cos_runtime import storage
 from cos_runtime.engine.spool import local_folder
 from cos_runtime.errors import UserError
-from cos_runtime.sources.deal import position
+from cos_runtime.sources.deal import one_by_one
 
 _CHUNK = 8 * 2**20
 _ROW_GROUP = 32 * 2**20
-_NUMBER = "number"
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -74,13 +73,12 @@ def _by_the_driver(frame: DataFrame, path: str, file_format: str) -> None:
     try:
         # This makes all parts, side by side: toLocalIterator() asks for one partition after the other, and has all of
         # it in memory.
-        numbered = chunks.withColumn(_NUMBER, position(chunks))
-        one_each = numbered.repartitionById(max(chunks.count(), 1), sf.col(_NUMBER).cast("int"))
+        pieces = one_by_one(chunks)
         with storage.new_folder(path) as folder:
-            parts = groupby(one_each.toLocalIterator(prefetchPartitions=True), key=attrgetter("part"))
-            for part, pieces in parts:
+            parts = groupby(pieces.toLocalIterator(prefetchPartitions=True), key=attrgetter("part"))
+            for part, rows_of_part in parts:
                 with folder.open(f"part-{part:05d}.{file_format}") as file:
-                    file.writelines(piece.chunk for piece in pieces)
+                    file.writelines(row.chunk for row in rows_of_part)
             folder.open("_SUCCESS").close()
     finally:
         chunks.unpersist()

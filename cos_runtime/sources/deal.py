@@ -55,6 +55,11 @@ def deal(df: DataFrame, ranks: int, shuffle: int | None = None) -> DataFrame:
     return _in_order(_placed(shuffled(df, shuffle), ranks), ranks, POSITION)
 
 
+def one_by_one(kept: DataFrame) -> DataFrame:
+    """Each row of a DataFrame that Spark keeps, in a partition of its own, in order."""
+    return _in_order(kept.withColumn(POSITION, _position(kept)), max(kept.count(), 1), POSITION)
+
+
 def _in_order(placed: DataFrame, ranks: int, *order: str) -> DataFrame:
     # For one rank too a shuffle: a barrier stage takes no coalesce().
     rank = (sf.col(POSITION) % ranks).cast("int")
@@ -67,10 +72,10 @@ def _placed(df: DataFrame, ranks: int) -> DataFrame:
         return df.withColumn(POSITION, sf.monotonically_increasing_id())
     # Were `df` computed again for the counts, with fewer columns, adaptive execution might cut it otherwise.
     kept = df.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
-    return kept.withColumn(POSITION, position(kept))
+    return kept.withColumn(POSITION, _position(kept))
 
 
-def position(df: DataFrame) -> Column:
+def _position(df: DataFrame) -> Column:
     """The index of each row among all: the number of rows in the partitions before its own, and its index there.
 
     Args:

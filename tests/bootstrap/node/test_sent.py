@@ -36,6 +36,16 @@ def worker(context: Context, tmp_path: Path) -> Context:
     return context._replace(layout=layout, plan=replace(context.plan, role="worker"))
 
 
+@pytest.fixture
+def incomplete(master: Context, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """The master, whose bucket lacks one of the files that it lists; who waits for it looks often."""
+    monkeypatch.setattr(sent, "_POLL_SECONDS", 0.1)
+    sent.Keeper(master).look()
+    key = next(key for key in keys(s3) if key.endswith("data.mdb"))
+    s3.delete_object(Bucket=BUCKET, Key=key)
+    return master
+
+
 def _job(master: Context, number: str, state: str, files: list[str]) -> None:
     folder = master.layout.jobs / number
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,30 +85,19 @@ def test_a_job_that_ended_is_no_longer_listed(master: Context, worker: Context) 
     assert list(_content(worker)) == ["aa/solver.prototxt"]
 
 
-def test_it_waits_for_what_is_still_on_its_way(
-    master: Context, worker: Context, s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sent, "_POLL_SECONDS", 0.1)
-    sent.Keeper(master).look()
-    key = next(key for key in keys(s3) if key.endswith("data.mdb"))
-    s3.delete_object(Bucket=BUCKET, Key=key)
+def test_it_waits_for_what_is_still_on_its_way(incomplete: Context, worker: Context) -> None:
     fetching = threading.Thread(target=sent.fetch, args=(worker,))
     fetching.start()
     time.sleep(1.0)
     assert fetching.is_alive()
     assert "bb/lmdb/data.mdb" not in _content(worker)
-    sent.Keeper(master).look()
+    sent.Keeper(incomplete).look()
     fetching.join(30.0)
     assert _content(worker) == FILES
 
 
-def test_what_does_not_come_is_left_out_whole(
-    master: Context, worker: Context, s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sent, "_POLL_SECONDS", 0.1)
-    sent.Keeper(master).look()
-    key = next(key for key in keys(s3) if key.endswith("data.mdb"))
-    s3.delete_object(Bucket=BUCKET, Key=key)
+@pytest.mark.usefixtures("incomplete")
+def test_what_does_not_come_is_left_out_whole(worker: Context) -> None:
     sent.fetch(worker, seconds=0.5)
     assert list(_content(worker)) == ["aa/solver.prototxt"]
 

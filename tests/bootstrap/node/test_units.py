@@ -50,8 +50,9 @@ def verify(directory: Path, texts: dict[str, str]) -> subprocess.CompletedProces
 
 def test_systemd_has_nothing_to_say_against_them(plan: NodePlan, node: spark.Node, tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    texts = units.service_units(layout, tmp_path / "cos.whl")
+    texts: dict[str, str] = {}
     for role in (plan, worker(plan)):
+        texts |= units.service_units(role, layout, tmp_path / "cos.whl")
         texts |= units.spark_units(role, node, layout, "spark")
     assert sorted(texts) == [
         *("cos-boot.service", "cos-guard.service", "cos-history.service", "cos-master.service"),
@@ -64,8 +65,8 @@ def test_systemd_has_nothing_to_say_against_them(plan: NodePlan, node: spark.Nod
     assert "cos-x.service" in verify(tmp_path, broken).stderr
 
 
-def test_ours_run_on_the_images_python_out_of_the_wheel(tmp_path: Path) -> None:
-    text = units.service_units(Layout(tmp_path), tmp_path / "cos.whl")["cos-guard.service"]
+def test_ours_run_on_the_images_python_out_of_the_wheel(plan: NodePlan, tmp_path: Path) -> None:
+    text = units.service_units(plan, Layout(tmp_path), tmp_path / "cos.whl")["cos-guard.service"]
     assert f"ExecStart={sys.executable} -m bootstrap.node guard\n" in text
     assert f'Environment="PYTHONPATH={tmp_path}/cos.whl"\n' in text
 

@@ -1,5 +1,6 @@
 """Commands over a connection's channels, with a time limit each."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import paramiko
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import Finished
-from bootstrap.ssh.connection import Connection
+from bootstrap.ssh.connection import BROKEN, Connection
 
 _PIECE = 65536
 # All that has come: what paramiko leaves of its buffer it copies to the front, each time.
@@ -46,10 +47,10 @@ def run(connection: Connection, command: str, given: bytes, seconds: float) -> F
     except TimeoutError:
         name, short = connection.address.name, command if len(command) <= 80 else f"{command[:77]}..."
         raise LaunchError(f"`{short}` on {name} did not end within the command limit of {seconds:g} s.") from None
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except BROKEN as error:
         raise connection.lost(error) from error
     finally:
-        channel.close()
+        close(channel)
     if code < 0:  # the channel was closed without one: the connection broke, or a signal ended the command
         raise connection.lost(EOFError("no exit code came"))
     return Finished(code, output, b"".join(errors))
@@ -68,12 +69,18 @@ def stream(connection: Connection, command: str) -> Iterator[bytes]:
         while piece := channel.recv(_STREAM_PIECE):
             yield piece
         code = channel.recv_exit_status()
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except BROKEN as error:
         raise connection.lost(error) from error
     finally:
-        channel.close()
+        close(channel)
     if code:
         raise connection.lost(EOFError(f"`{command}` ended with exit code {code}"))
+
+
+def close(channel: paramiko.Channel) -> None:
+    """Close a channel; one whose connection broke is closed already."""
+    with contextlib.suppress(*BROKEN):  # else it would hide why the connection broke
+        channel.close()
 
 
 def lines(channel: paramiko.Channel) -> Iterator[bytes]:
@@ -105,7 +112,7 @@ def _give(channel: paramiko.Channel, given: bytes) -> None:
     try:
         channel.sendall(given)
         channel.shutdown_write()
-    except OSError:  # it reads no more: its exit code says why
+    except BROKEN:  # it reads no more: its exit code says why
         return
 
 
@@ -114,5 +121,5 @@ def _drain_errors(channel: paramiko.Channel, errors: list[bytes]) -> None:
     try:
         while piece := channel.recv_stderr(_PIECE):
             errors.append(piece)
-    except OSError:
+    except BROKEN:
         return

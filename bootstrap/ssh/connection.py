@@ -15,6 +15,9 @@ from bootstrap.host import ConnectionLostError
 from bootstrap.ssh.address import Address
 from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 
+# What paramiko raises where a connection broke: a send over one that is closed is an EOFError to it, `close` included.
+BROKEN = (paramiko.SSHException, EOFError, OSError)
+
 _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
 # paramiko has the same exception for a key that is refused and for a connection that breaks meanwhile.
 _CUT = "transport shut down"
@@ -72,7 +75,7 @@ class Connection:
         """A channel for one command."""
         try:
             return self.transport().open_session(timeout=self.address.limits.connect)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except BROKEN as error:
             raise self.lost(error) from error
 
     def tunnel(self, host: str, port: int) -> paramiko.Channel:
@@ -81,7 +84,7 @@ class Connection:
             return self.transport().open_channel(
                 "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self.address.limits.connect
             )
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except BROKEN as error:
             raise self.lost(error) from error
 
     def sftp(self) -> paramiko.SFTPClient:
@@ -91,7 +94,7 @@ class Connection:
             if self._sftp is None or self._sftp.get_channel() is None or self._sftp.sock.closed:
                 try:
                     self._sftp = paramiko.SFTPClient.from_transport(transport)
-                except (paramiko.SSHException, EOFError, OSError) as error:
+                except BROKEN as error:
                     raise self.lost(error) from error
             if self._sftp is None:
                 raise ConnectionLostError(f"{self._who()} offers no file transfer: its sshd needs the sftp subsystem.")

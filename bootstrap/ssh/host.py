@@ -9,7 +9,7 @@ import paramiko
 
 from bootstrap.host import Files, Finished, Process
 from bootstrap.ssh import channels
-from bootstrap.ssh.connection import Connection
+from bootstrap.ssh.connection import BROKEN, Connection
 from bootstrap.ssh.files import SshFiles
 from bootstrap.ssh.tunnel import tunnel
 
@@ -40,7 +40,10 @@ class SshHost:
         supervised = [*self.python, "-m", "bootstrap.supervisor", "--", *command]
         channel = self._connection.channel()
         channel.set_combine_stderr(True)
-        channel.exec_command(shlex.join(supervised))
+        try:
+            channel.exec_command(shlex.join(supervised))
+        except BROKEN as error:
+            raise self._connection.lost(error) from error
         process = _RemoteProcess(channel)
         try:
             yield process
@@ -68,4 +71,4 @@ class _RemoteProcess:
     def close(self) -> None:
         """End it."""
         with self._lock:
-            self._channel.close()
+            channels.close(self._channel)

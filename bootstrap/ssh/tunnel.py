@@ -13,7 +13,7 @@ import paramiko
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import ConnectionLostError
-from bootstrap.ssh.connection import Connection
+from bootstrap.ssh.connection import BROKEN, Connection
 
 _LOOPBACK = "127.0.0.1"
 _PIECE = 65536
@@ -69,7 +69,7 @@ class _Handler(socketserver.BaseRequestHandler):
             channel = self.server.open_channel()
         except ConnectionLostError:  # nobody listens there: as a refused connection shows itself
             return
-        with contextlib.closing(channel), contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(*BROKEN), contextlib.closing(channel):
             _carry(self.request, channel)
 
 

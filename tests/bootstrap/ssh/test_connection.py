@@ -60,6 +60,18 @@ def test_a_command_has_a_limit(host: SshHost) -> None:
         host.run(["sleep", "30"], seconds=0.3)
 
 
+def test_a_break_that_paramiko_has_not_seen_yet(sshd: Server, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(50_000_000))
+    with Connection(sshd.address()) as connection:
+        pieces = SshHost(connection).files.stream(str(tmp_path / "large"), 0)
+        next(iter(pieces))
+        sock = connection.transport().sock
+        assert isinstance(sock, socket.socket)
+        sock.shutdown(socket.SHUT_WR)  # what comes still comes, so its reader stays
+        with pytest.raises(ConnectionLostError):
+            list(pieces)
+
+
 def test_a_changed_host_key_is_refused(sshd: Server, tmp_path: Path) -> None:
     other = type(sshd.host_key).parse(make_key(tmp_path / "other").with_suffix(".pub").read_text())
     assert "is not the pinned one" in refusal(sshd, host_keys=(other,))

@@ -12,6 +12,8 @@ PULUMI_SOURCE := tests/infra/engine/cli
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
 # Asked in the recipe that needs it: most targets need no Java.
 WITH_JAVA := JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME &&
+# Tests start so many JVMs that it pays to have them start quickly.
+WITH_QUICK_JAVA := $(WITH_JAVA) JAVA_HOME="$$($(BIN)/python -m tests.fixtures.quick_java)" &&
 
 .DEFAULT_GOAL := help
 .PHONY: help venv java pulumi plan demo test test-long lab lab-shell bench lint proto-check format proto lock clean
@@ -62,10 +64,10 @@ demo: venv ## train, test and read features of a small net on a local Spark
 	@$(WITH_JAVA) $(BIN)/python examples/demo.py
 
 test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
-	@$(WITH_JAVA) $(BIN)/python -m pytest -m "not long and not lab" $(PYTEST_ARGS) $(TESTS)
+	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "not long and not lab" $(PYTEST_ARGS) $(TESTS)
 
 test-long: venv ## run the tests that take more than half a minute each
-	@$(WITH_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) $(TESTS)
+	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) $(TESTS)
 
 lab: venv pulumi ## run the tests of whole clusters: AWS made of network namespaces (needs root)
 	@$(WITH_JAVA) $(BIN)/python -m pytest -m lab $(PYTEST_ARGS) $(TESTS)

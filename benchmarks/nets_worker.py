@@ -40,13 +40,21 @@ def ours(name: str, batch: int) -> Loss:
 def theirs(name: str, batch: int) -> Loss:
     """torchvision's net, trained with the same loss."""
     del batch
-    return _trained(mobilenet() if name == "mobilenet" else _torchvision(name))
+    return _trained(_known(name))
 
 
 def same(name: str, batch: int) -> Loss:
     """The prototxt's very layers, of torch.nn, where torchvision's net has others."""
     del batch
     return _trained({"alexnet": alexnet}[name]())
+
+
+def compiled(name: str, batch: int) -> Loss:
+    """torchvision's net through ``torch.compile``."""
+    del batch
+    module = _known(name)
+    module.compile()
+    return _trained(module)
 
 
 def _trained(module: nn.Module) -> Loss:
@@ -100,7 +108,8 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, _CLASSES))
 
 
-def _torchvision(name: str) -> nn.Module:
+def _known(name: str) -> nn.Module:
+    """torchvision's net of this name, and its MobileNet of version 1 as it would be."""
     models = torchvision.models
     makers: dict[str, Callable[[], nn.Module]] = {
         "alexnet": models.alexnet,
@@ -108,6 +117,7 @@ def _torchvision(name: str) -> nn.Module:
         "vgg16": models.vgg16,
         "resnet50": models.resnet50,
         "squeezenet": models.squeezenet1_1,
+        "mobilenet": mobilenet,
     }
     return makers[name]()
 
@@ -138,7 +148,7 @@ def main(name: str, batch: int, *sides: str) -> None:
     # A convolution each way, so that what torch's libraries load is no part of the net's memory.
     torch.autograd.backward(nn.Conv2d(3, 3, 3)(images[:1, :, :9, :9]).sum())
     before = _memory("VmRSS")
-    makers = {"ours": ours, "theirs": theirs, "same": same}
+    makers = {"ours": ours, "theirs": theirs, "same": same, "compiled": compiled}
     losses = [makers[side](name, batch) for side in sides]
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(_STEPS):

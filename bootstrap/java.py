@@ -90,7 +90,9 @@ def _search() -> tuple[Path | None, list[str]]:
     for program in _candidates():
         java = _ask(program)
         if java is not None and java.version >= OLDEST:
-            return java.home, refused
+            named = os.environ.get("JAVA_HOME")
+            # Kept as it is named, even where its `java` is a script that starts another.
+            return Path(named) if named and program == Path(named) / "bin" / "java" else java.home, refused
         refused.append(f"{program} is Java {java.version}" if java else f"{program} does not work")
     return None, refused
 

@@ -48,6 +48,16 @@ def test_java_home_is_believed_first(bare: Path, tmp_path: Path, monkeypatch: py
     assert java.find_java() == home
 
 
+def test_java_home_is_kept_where_its_java_starts_another(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = fake_java(tmp_path / "over", "17")
+    (over / "bin" / "java").write_text(f'#!/bin/sh\nexec {fake_java(tmp_path / "real", "17")}/bin/java "$@"\n')
+    monkeypatch.setenv("JAVA_HOME", str(over))
+
+    assert java.find_java() == over
+
+
 @pytest.mark.parametrize("named", ["old", "gone"])
 def test_path_helps_where_java_home_is_no_use(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str

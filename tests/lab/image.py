@@ -6,6 +6,7 @@ gigabytes to copy for each node.
 
 import compileall
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bootstrap.java import find_java
+from tests.fixtures import quick_java
 from tests.lab.network import run
 
 USER = "ubuntu"
@@ -43,9 +45,18 @@ case $when in
 esac
 exit 0
 """
-# Jobs here last seconds: the second compiler would not pay, and a JVM a node takes turns on this machine's cores.
-_JAVA = """#!/bin/sh
-exec "{java}.real" -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"
+# A JVM a node takes turns on this machine's cores.
+_CLASSES = "/opt/cos/classes.jsa"
+# In a mount namespace: as an instance sees its disk, with another one to write to.
+_AS_INSTANCE = """
+set -e
+mount --make-rprivate /
+mount -t overlay overlay -o lowerdir={image}:/,upperdir={disk}/upper,workdir={disk}/work {disk}/root
+mount --rbind /dev {disk}/root/dev
+mount -t tmpfs tmpfs {disk}/root/tmp
+mount -t proc proc {disk}/root/proc
+mount -t overlay overlay -o lowerdir={venv}:{prefix} {disk}/root{target}
+exec chroot {disk}/root /usr/bin/env -i {environment} {command}
 """
 _WALL = """#!/bin/sh
 echo "$*" >> /var/log/wall
@@ -78,7 +89,6 @@ def build(folder: Path, wheel: Path) -> Image:
     _write(image.root / "etc/resolv.conf", "")
     _write(image.root / "usr/local/sbin/shutdown", _SHUTDOWN, 0o755)
     _write(image.root / "usr/local/bin/wall", _WALL, 0o755)
-    _java(image.root)
     programs = image.root / PROGRAMS
     programs.mkdir(parents=True)
     for source in (_HERE / "init.py", _FIXTURES / "systemctl.py", _FIXTURES / "cloud_init.py"):
@@ -87,6 +97,7 @@ def build(folder: Path, wheel: Path) -> Image:
     (image.root / "usr/local/bin/systemctl").symlink_to(f"/{PROGRAMS}/systemctl.py")
     _environment(image.venv, wheel)
     (image.root / VENV.lstrip("/")).mkdir(parents=True)
+    _java(folder / "java", image)
     return image
 
 
@@ -117,13 +128,29 @@ def _python(root: Path) -> None:
     link.symlink_to(python)
 
 
-def _java(upper: Path) -> None:
+def _java(folder: Path, image: Image) -> None:
     """The launcher in place of this machine's, which programs find by more ways than `PATH`."""
-    java = (find_java() / "bin/java").resolve()
-    place = upper / java.relative_to("/")
-    _write(place, _JAVA.format(java=java), 0o755)
+    home = find_java()
+    java = (home / "bin/java").resolve()
+    for name in ("root", "upper", "work"):
+        (folder / name).mkdir(parents=True)
+    python = f"{VENV}/bin/python"
+    environment = {"PATH": PATH, "JAVA_HOME": str(home), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
+    script = _AS_INSTANCE.format(
+        image=image.root,
+        venv=image.venv,
+        prefix=sys.prefix,
+        target=VENV,
+        disk=folder,
+        environment=" ".join(f"{name}={value}" for name, value in environment.items()),
+        command=shlex.join(quick_java.archive_command(python, Path(_CLASSES))),
+    )
+    subprocess.run(["unshare", "--mount", "sh", "-c", script], check=True, capture_output=True, timeout=300)
+    shutil.move(folder / "upper" / _CLASSES.lstrip("/"), image.root / _CLASSES.lstrip("/"))
+    place = image.root / java.relative_to("/")
+    _write(place, quick_java.launcher(f"{java}.real", Path(_CLASSES)), 0o755)
     shutil.copy(java, f"{place}.real")
-    (upper / "usr/local/bin/java").symlink_to(java)
+    (image.root / "usr/local/bin/java").symlink_to(java)
 
 
 def _environment(folder: Path, wheel: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -57,7 +57,8 @@ def deal(df: DataFrame, ranks: int, shuffle: int | None = None) -> DataFrame:
 
 def one_by_one(kept: DataFrame) -> DataFrame:
     """Each row of a DataFrame that Spark keeps, in a partition of its own, in order."""
-    return _in_order(kept.withColumn(POSITION, _position(kept)), max(kept.count(), 1), POSITION)
+    counts = _counts(kept)
+    return _in_order(kept.withColumn(POSITION, _position(counts)), max(sum(counts.values()), 1), POSITION)
 
 
 def _in_order(placed: DataFrame, ranks: int, *order: str) -> DataFrame:
@@ -72,17 +73,17 @@ def _placed(df: DataFrame, ranks: int) -> DataFrame:
         return df.withColumn(POSITION, sf.monotonically_increasing_id())
     # Were `df` computed again for the counts, with fewer columns, adaptive execution might cut it otherwise.
     kept = df.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
-    return kept.withColumn(POSITION, _position(kept))
+    return kept.withColumn(POSITION, _position(_counts(kept)))
 
 
-def _position(df: DataFrame) -> Column:
-    """The index of each row among all: the number of rows in the partitions before its own, and its index there.
+def _counts(kept: DataFrame) -> dict[int, int]:
+    """How many rows the partitions have, those without left out; ``kept`` by Spark, as it is read for this."""
+    found = kept.groupBy(sf.spark_partition_id().alias("partition")).count().collect()
+    return {row["partition"]: row["count"] for row in found}
 
-    Args:
-        df: kept by Spark, as its rows are counted here.
-    """
-    found = df.groupBy(sf.spark_partition_id().alias("partition")).count().collect()
-    counts = {row["partition"]: row["count"] for row in found}
+
+def _position(counts: Mapping[int, int]) -> Column:
+    """The index of a row among all: the number of rows in the partitions before its own, and its index there."""
     lengths = [counts.get(partition, 0) for partition in range(max(counts, default=0) + 1)]
     offsets = [0, *accumulate(lengths[:-1])]
     mark = sf.monotonically_increasing_id()

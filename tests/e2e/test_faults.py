@@ -1,12 +1,14 @@
 """What goes wrong in a cluster's life, on one cluster of the lab. The tests take turns in this order."""
 
 import hashlib
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -94,7 +96,7 @@ def test_the_connection_breaks_while_logs_are_followed(cos: Laptop, lab: Lab) ->
 
 
 def test_the_connection_breaks_while_files_are_pushed(cos: Laptop, lab: Lab) -> None:
-    content = os.urandom(1 << 20) * 200
+    content = os.urandom(1 << 20) * 100
     (lab.home / "large").write_bytes(content)
     with cos.start("push", "--nodes", "all", "large", "/tmp/large") as push:  # noqa: S108 - on the node
         until(lambda: cos.on("master", "find", "/tmp", "-name", "*large*", "-size", "+1M"), "the first bytes")  # noqa: S108
@@ -237,18 +239,19 @@ def _workers(cos: Laptop) -> int:
 def test_a_stranger_gets_nowhere(cos: Laptop, lab: Lab) -> None:
     nodes = [node for node in cos.answer("status")["nodes"] if node["state"] == "running"]
     ports = (22, 7077, 7078, 8080, 8081, 18080, 4040)
-    with network.entered(f"{lab.prefix}-stranger"):
-        for node in nodes:
-            for address in filter(None, (node["public_ip"], node["private_ip"])):
-                assert not [port for port in ports if _answers(address, port)]
+    addresses = [address for node in nodes for address in (node["public_ip"], node["private_ip"]) if address]
+    asked = list(itertools.product(addresses, ports))
+    # A thread is where the one is that starts it.
+    with network.entered(f"{lab.prefix}-stranger"), ThreadPoolExecutor(len(asked)) as threads:
+        assert not any(threads.map(_answers, *zip(*asked, strict=True)))
     master = next(node for node in nodes if node["name"] == "master")
     with lab.laptop():
         assert _answers(master["public_ip"], 22)
         assert not [port for port in ports[1:] if _answers(master["public_ip"], port)]
         options = ["-o", "PreferredAuthentications=password,keyboard-interactive", "-o", "StrictHostKeyChecking=no"]
         options += ["-o", "UserKnownHostsFile=/dev/null", "-o", "NumberOfPasswordPrompts=0"]
-        asked = ["ssh", *options, f"ubuntu@{master['public_ip']}", "true"]
-        refused = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
+        login = ["ssh", *options, f"ubuntu@{master['public_ip']}", "true"]
+        refused = subprocess.run(login, capture_output=True, text=True, check=False, timeout=30)
     assert "Permission denied (publickey)" in refused.stderr
 
 

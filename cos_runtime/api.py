@@ -179,6 +179,7 @@ class CaffeOnSpark:
             weights=self.spark.sparkContext.broadcast(content),
             weights_path=conf.modelPath,
             solver_mode=solver.solver_mode if solver.HasField("solver_mode") else None,
+            numerics=Numerics(conf.memory_format),
         )
 
     def _describe(self, text: str) -> None:

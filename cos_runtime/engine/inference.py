@@ -20,6 +20,7 @@ from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
 from cos_runtime.engine import workers
 from cos_runtime.engine.feed import Feed
+from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.spool import rebatch
 from cos_runtime.engine.validate import is_per_record, record_sum
 from cos_runtime.sources.base import DataSource
@@ -42,6 +43,7 @@ class Predictor:
         weights: content of the weights file.
         weights_path: where it came from.
         solver_mode: CPU, GPU, or None where the solver does not say.
+        numerics: how the net is computed.
         key: tells this predictor from every other one.
     """
 
@@ -52,6 +54,7 @@ class Predictor:
     weights: Broadcast[bytes]
     weights_path: str
     solver_mode: int | None
+    numerics: Numerics
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def load(self) -> tuple[Net, torch.device]:
@@ -61,7 +64,8 @@ class Predictor:
                 _loaded.popitem(last=False)
             net = build(self.net, self.state, self.shapes)
             net.copy_weights(weights.parse(self.weights.value, self.weights_path), self.weights_path)
-            _loaded[self.key] = net.to(device_of_task(self.solver_mode))
+            self.numerics.prepare(net, device_of_task(self.solver_mode))
+            _loaded[self.key] = net
         net = _loaded[self.key]
         return net, next(net.parameters(), torch.zeros(())).device
 
@@ -148,8 +152,7 @@ def _outputs(
     rows = rebatch(batches, itertools.repeat(predictor.source.batch_size))
     with Feed(noted(rows), predictor.source, [0], timeout=_FEED_LIMIT) as feed, torch.inference_mode():
         for blobs in feed:
-            inputs = {name: blob.to(device) for name, blob in blobs.items()}
-            yield ids.pop(0), net, net(inputs, wanted)
+            yield ids.pop(0), net, net(predictor.numerics.blobs(blobs, device), wanted)
 
 
 def _array(net: Net, name: str, blob: torch.Tensor, records: int) -> pa.Array:

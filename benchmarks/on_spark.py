@@ -113,7 +113,7 @@ BENCHMARKS = [
     Benchmark(
         "feed", "30,000 rows a rank to tensors", "TorchDistributor's loader", "rows/s", 1.5, feed,
         why="most of either side's time is Spark's, which makes Arrow arrays of 784 numbers a row: 0.5 to 0.6 s of "
-        "0.8 s, by a pass that only counts the rows. Ours adds the sort by which each rank has its records in order, 0.1 "
+        "0.8 s, by a pass that only counts the rows. Ours adds the sort that puts each rank's records in order, 0.1 "
         "to 0.2 s. Once the JVM has compiled all of it, after sixteen passes in one session, 80,000 rows/s were seen "
         "against 38,000.",
     ),

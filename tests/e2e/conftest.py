@@ -15,9 +15,9 @@ TRAIN, TEST = 12_000, 2_000  # records of MNIST that jobs here use
 CHANGES = {"max_iter": 240, "test_iter": 20, "test_interval": 120, "snapshot": 60, "display": 20}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """A lab for all modules, each with a cluster of its own name, with LeNet and MNIST on its laptop."""
+    """A lab of this module, with LeNet and MNIST on its laptop."""
     if os.geteuid() != 0:
         pytest.skip("namespaces need root")
     # Not below pytest's own folder, which nobody but root may enter.

@@ -96,7 +96,7 @@ def test_the_connection_breaks_while_logs_are_followed(cos: Laptop, lab: Lab) ->
 
 
 def test_the_connection_breaks_while_files_are_pushed(cos: Laptop, lab: Lab) -> None:
-    content = os.urandom(1 << 20) * 100
+    content = os.urandom(1 << 20) * 200
     (lab.home / "large").write_bytes(content)
     with cos.start("push", "--nodes", "all", "large", "/tmp/large") as push:  # noqa: S108 - on the node
         until(lambda: cos.on("master", "find", "/tmp", "-name", "*large*", "-size", "+1M"), "the first bytes")  # noqa: S108

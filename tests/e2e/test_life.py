@@ -17,15 +17,14 @@ PROBE = re.compile(r"allreduce by ethernet: ([\d.]+) Gbit/s")
 
 
 def test_a_life(lab: Lab) -> None:
-    cos = Laptop(lab, "life")
+    cos = Laptop(lab, "dev")
     write_solver(lab.home / "mnist/lenet_solver.prototxt", **{**CHANGES, "max_iter": 120, "test_interval": 60})
     with lab.laptop():
         before = inventory(lab.cloud)
-    namespaces = set(network.names(lab.prefix))
 
     cos("init", "--preset", "cpu-small", "--owner", "ada", *workers(3), *lab.settings())
     assert "an hour" in cos("plan").stdout
-    assert "life is up: 4 nodes" in cos("up", "--yes").stdout
+    assert "dev is up: 4 nodes" in cos("up", "--yes").stdout
     checks = cos.answer("doctor", "--probe")
     assert {check["where"] for check in checks if check["level"] != "ok"} <= {"cluster"}, checks
     gbps = next(float(found[1]) for check in checks if (found := PROBE.search(check["message"])))
@@ -56,14 +55,14 @@ def test_a_life(lab: Lab) -> None:
     cos("stop", "--yes")
     assert {node["state"] for node in cos.answer("status")["nodes"]} <= {"stopped", "terminated"}
     assert not [pid for pid in _pids(lab) if pid], "what is stopped runs nothing"
-    assert "life is up: 3 nodes" in cos("start").stdout
+    assert "dev is up: 3 nodes" in cos("start").stdout
     cos("extend", "2h")
     assert cos.answer("cost")["usd_per_hour"] > 0.1
     cos("down", "--yes", "--delete-bucket")
 
     with lab.laptop():
         assert {name for name in inventory(lab.cloud) - before if not name.startswith("bucket-policies/")} == set()
-    assert set(network.names(lab.prefix)) == namespaces
+    assert set(network.names(lab.prefix)) == {lab.prefix, f"{lab.prefix}-laptop", f"{lab.prefix}-stranger"}
     assert not [path for path in Path("/proc").glob("[0-9]*/root") if _is_below(path, lab.folder / "instances")]
 
 

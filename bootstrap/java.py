@@ -87,25 +87,25 @@ def _find_or_fetch() -> Path:
 def _search() -> tuple[Path | None, list[str]]:
     """The home of the first Java that is new enough, and what was found wrong with those before it."""
     refused: list[str] = []
-    for program in _candidates():
+    for program, named in _candidates():
         java = _ask(program)
         if java is not None and java.version >= OLDEST:
-            named = os.environ.get("JAVA_HOME")
-            # Kept as it is named, even where its `java` is a script that starts another.
-            return Path(named) if named and program == Path(named) / "bin" / "java" else java.home, refused
+            return named or java.home, refused
         refused.append(f"{program} is Java {java.version}" if java else f"{program} does not work")
     return None, refused
 
 
-def _candidates() -> Iterator[Path]:
+def _candidates() -> Iterator[tuple[Path, Path | None]]:
+    """Programs that may do; with JAVA_HOME, which is kept as it is named, even where its `java` starts another."""
     named = os.environ.get("JAVA_HOME")
     if named:
-        yield Path(named) / "bin" / "java"
+        yield Path(named) / "bin" / "java", Path(named)
     on_path = shutil.which("java")
     if on_path:
-        yield Path(on_path)
+        yield Path(on_path), None
     # The second is the layout of macOS.
-    yield from sorted([*FETCHED.glob("*/bin/java"), *FETCHED.glob("*/Contents/Home/bin/java")])
+    for program in sorted([*FETCHED.glob("*/bin/java"), *FETCHED.glob("*/Contents/Home/bin/java")]):
+        yield program, None
 
 
 def _ask(program: Path) -> _Java | None:

@@ -45,7 +45,7 @@ case $when in
 esac
 exit 0
 """
-# A JVM a node takes turns on this machine's cores.
+# Spark's, as a JVM has parsed them: one a node takes turns on this machine's cores.
 _CLASSES = "/opt/cos/classes.jsa"
 # In a mount namespace: as an instance sees its disk, with another one to write to.
 _AS_INSTANCE = """

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.net import Net
@@ -28,6 +27,7 @@ from cos_runtime.engine.line import Line, Message
 from cos_runtime.engine.loss_scale import LossScale
 from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.pace import Pace
+from cos_runtime.engine.parallel import Parallel
 from cos_runtime.engine.snapshots import BEST, CHECKPOINT, FINAL, SNAPSHOT
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
 from cos_runtime.engine.subsets import split
@@ -42,7 +42,7 @@ _PRIME = 1_000_003
 
 
 class LossModule(nn.Module):
-    """A net whose forward gives its loss and its output blobs: what torch's DistributedDataParallel wraps."""
+    """A net whose forward gives its loss and its output blobs: what `Parallel` wraps."""
 
     def __init__(self, net: Net, wishes: Wishes, numerics: Numerics) -> None:
         super().__init__()
@@ -169,9 +169,7 @@ class Trainer:
             self._set_state(self._rank_blobs[self.world.rank])
         if self.exchange:
             return module
-        parallel = DistributedDataParallel(
-            module, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+        parallel = Parallel(module)
         if self.world.size > 2:
             # After its first backward pass torch lays the gradients out anew, and where a value lies decides in which
             # order more than two ranks add it up: so that pass is none of the training's, in any start.
@@ -279,7 +277,7 @@ class Trainer:
                 raise LeaveError("it was told to end (SIGTERM)")
 
     def _no_exchange(self) -> contextlib.AbstractContextManager[None]:
-        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else contextlib.nullcontext()
+        return self.module.no_sync() if isinstance(self.module, Parallel) else contextlib.nullcontext()
 
     def _display(self, iteration: int, rate: float, outputs: dict[str, Tensor], pace: Pace) -> None:
         values = {name: outputs[name].detach().reshape(-1).float() for name in self.net.outputs}

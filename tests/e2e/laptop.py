@@ -7,8 +7,6 @@ from typing import Any
 
 from tests.lab.lab import Lab
 
-GIVEN = ("--solver", "mnist/lenet_solver.prototxt")
-
 
 def workers(count: int, more: str = "") -> tuple[str, str]:
     """So many workers of one vCPU each, for `cos init`: a task a node, and no more of them than this machine can do."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.laptop import GIVEN, Laptop, workers
+from tests.e2e.conftest import lenet
+from tests.e2e.laptop import Laptop, workers
 from tests.fixtures.pulumi_aws.inventory import inventory
 from tests.fixtures.waiting import until
 from tests.lab import network
@@ -28,6 +29,7 @@ for number in range(60):
     print("line", number, flush=True)
     time.sleep(0.2)
 """
+GIVEN = ("--solver", "faults/lenet_solver.prototxt")
 ALL_LINES = [f"line {number}" for number in range(60)]
 
 
@@ -40,6 +42,7 @@ def before(lab: Lab) -> set[str]:
 @pytest.fixture(scope="module")
 def cos(lab: Lab, before: set[str]) -> Laptop:
     """A cluster of a master and three workers on spot, whose `up` was killed in the middle, and then run again."""
+    lenet(lab.home / "faults", max_iter=240, test_interval=120, snapshot=60)
     made = Laptop(lab, "dev")
     made("init", "--preset", "cpu-small", "--owner", "ada", *workers(3, ", market: spot"), *lab.settings())
     killed = made.start("up", "--yes")
@@ -110,7 +113,7 @@ def test_the_connection_breaks_while_files_are_pushed(cos: Laptop, lab: Lab) -> 
 
 def _train(cos: Laptop, name: str, disturb: Callable[[], None] = lambda: None) -> bytes:
     """Train LeNet by two ranks, with something happening meanwhile; the bytes of the model."""
-    model = cos.lab.home / "mnist" / f"{name}.caffemodel"
+    model = cos.lab.home / "faults" / f"{name}.caffemodel"
     often = ("--", "-checkpoint_iterations", "10")
     arguments = (*GIVEN, "--model", model.name, "--executors", "2", "--name", name, "--detach", *often)
     job = cos("train", *arguments).stdout.strip()
@@ -134,7 +137,7 @@ def undisturbed(cos: Laptop) -> bytes:
         _kill(train)
     cos("attach", "undisturbed")
     cos("fetch", "undisturbed")
-    return (cos.lab.home / "mnist" / model).read_bytes()
+    return (cos.lab.home / "faults" / model).read_bytes()
 
 
 def test_the_laptop_dies_while_training(undisturbed: bytes) -> None:

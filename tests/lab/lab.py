@@ -21,7 +21,7 @@ from tests.lab.cloud import ENDPOINT
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PLUGIN = REPOSITORY / "tests/fixtures/pulumi_aws"
 _PREFIX = "cos-lab-"
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 _SECONDS = 300.0
 

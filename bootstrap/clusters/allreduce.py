@@ -15,6 +15,7 @@ import torch.distributed as dist
 from cos_runtime.engine.network import choose
 
 _MIB = 256
+_WARM_UP_PART = 16  # of the buffer: connections are made, and not much time goes by on a slow link
 _ROUNDS = 10
 _ENOUGH_SECONDS = 5.0  # of measuring: on a slow link fewer rounds tell as much
 _SECONDS = 60
@@ -29,12 +30,14 @@ def main(connection: str, address: str, mib: int = _MIB) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(exchange.backend, timeout=datetime.timedelta(seconds=_SECONDS))
     buffer = torch.ones(mib * 2**20 // 4, device=device)
-    _measure(buffer, 1)
+    _measure(buffer[: len(buffer) // _WARM_UP_PART], 1)
     # Rank 0's word, as all have to agree.
-    guess = torch.tensor([_measure(buffer, 1)], device=device)
-    dist.broadcast(guess, 0)
-    rounds = min(max(int(_ENOUGH_SECONDS / guess.item()), 1), _ROUNDS)
-    seconds = _measure(buffer, rounds)
+    first = torch.tensor([_measure(buffer, 1)], device=device)
+    dist.broadcast(first, 0)
+    seconds = first.item()
+    rounds = min(int(_ENOUGH_SECONDS / seconds), _ROUNDS)
+    if rounds > 1:
+        seconds = _measure(buffer, rounds)
     ranks = dist.get_world_size()
     if dist.get_rank() == 0:
         print(f"{2 * (ranks - 1) / ranks * mib * 2**20 * 8 / seconds / 1e9:.3f}", flush=True)

@@ -130,12 +130,22 @@ def _python(root: Path) -> None:
 
 def _java(folder: Path, image: Image) -> None:
     """The launcher in place of this machine's, which programs find by more ways than `PATH`."""
-    home = find_java()
-    java = (home / "bin/java").resolve()
+    java = (find_java() / "bin/java").resolve()
+    classes = image.root / _CLASSES.lstrip("/")
+    classes.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(quick_java.kept(find_java(), Path(VENV), lambda archive: _parse(folder, image, archive)), classes)
+    place = image.root / java.relative_to("/")
+    _write(place, quick_java.launcher(f"{java}.real", Path(_CLASSES)), 0o755)
+    shutil.copy(java, f"{place}.real")
+    (image.root / "usr/local/bin/java").symlink_to(java)
+
+
+def _parse(folder: Path, image: Image, archive: Path) -> None:
+    """Make the archive as an instance would, whose Spark lies elsewhere than this run's."""
     for name in ("root", "upper", "work"):
         (folder / name).mkdir(parents=True)
     python = f"{VENV}/bin/python"
-    environment = {"PATH": PATH, "JAVA_HOME": str(home), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = {"PATH": PATH, "JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
     script = _AS_INSTANCE.format(
         image=image.root,
         venv=image.venv,
@@ -146,11 +156,7 @@ def _java(folder: Path, image: Image) -> None:
         command=shlex.join(quick_java.archive_command(python, Path(_CLASSES))),
     )
     subprocess.run(["unshare", "--mount", "sh", "-c", script], check=True, capture_output=True, timeout=300)
-    shutil.move(folder / "upper" / _CLASSES.lstrip("/"), image.root / _CLASSES.lstrip("/"))
-    place = image.root / java.relative_to("/")
-    _write(place, quick_java.launcher(f"{java}.real", Path(_CLASSES)), 0o755)
-    shutil.copy(java, f"{place}.real")
-    (image.root / "usr/local/bin/java").symlink_to(java)
+    shutil.move(folder / "upper" / _CLASSES.lstrip("/"), archive)
 
 
 def _environment(folder: Path, wheel: Path) -> None:

@@ -15,12 +15,14 @@ from benchmarks.frame import TABLE, Frame
 from cos_runtime.config import Config
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.spool import Spool, local_folder, rebatch
+from cos_runtime.main import DEFAULTS
 from cos_runtime.sources.base import DataSource
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _BATCH = 64
+_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
 _ROWS = 30_000
 
 
@@ -42,7 +44,12 @@ def ours(session: SparkSession) -> float:
         yield pa.RecordBatch.from_pydict({"rate": [_ROWS / (time.perf_counter() - start)]})
 
     dealt = source.dealt(session, 2)
-    return float(min(row.rate for row in dealt.mapInArrow(timed, "rate double", barrier=True).collect()))
+    # As the command's session has it.
+    session.conf.set(_BATCH_BYTES, DEFAULTS[_BATCH_BYTES])
+    try:
+        return float(min(row.rate for row in dealt.mapInArrow(timed, "rate double", barrier=True).collect()))
+    finally:
+        session.conf.unset(_BATCH_BYTES)
 
 
 def theirs(session: SparkSession) -> float:

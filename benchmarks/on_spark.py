@@ -19,7 +19,7 @@ from benchmarks.mnist import labels, scratch, tensors
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 
 _STEPS = 1000
-_WARM_PASSES = 16
+_WARM_PASSES = 5
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def feed() -> Pair:
     """Rows a second of a rank from its DataFrame partition to tensors, of 30,000 rows a rank."""
     with spark.session(2) as session:
         frame.put(session, partitions=2)
-        # As in a session that has been used: by then the JVM has compiled what both sides need of it.
+        # The first passes have the JVM compile what both need.
         for _ in range(_WARM_PASSES):
             feeds.ours(session)
             feeds.theirs(session)
@@ -110,6 +110,6 @@ BENCHMARKS = [
     Benchmark(
         "whole_job", "DataFrame to model, two ranks", "TorchDistributor", "s", 1.5, whole_job, less_is_better=True
     ),
-    Benchmark("feed", "30,000 rows a rank to tensors, JVM warm", "TorchDistributor's loader", "rows/s", 1.5, feed),
+    Benchmark("feed", "30,000 rows a rank to tensors", "TorchDistributor's loader", "rows/s", 1.5, feed),
     Benchmark("features", "60,000 images to Parquet, two cores", "a torch loop", "images/s", 0.8, features),
 ]  # fmt: skip

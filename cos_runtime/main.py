@@ -21,6 +21,13 @@ from cos_runtime.engine.failures import JobCancelled, RankError
 from cos_runtime.errors import UserError
 
 _USER_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130
+DEFAULTS = {
+    # Spark's INFO lines would bury those of the job.
+    "spark.log.level": "WARN",
+    # Records on their way from the JVM to Python. Spark's default, 64 MB, is more than a processor's caches hold, and
+    # the first step would wait for so much.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "2m",
+}
 # For the ranks to end after Ctrl-C.
 _STOP_SECONDS = 20.0
 
@@ -52,9 +59,11 @@ def run(args: Sequence[str]) -> None:
 
 
 def _session(name: str) -> SparkSession:
-    """Spark's session, without Spark's INFO lines unless they are asked for: they would bury those of the job."""
-    level = SparkConf().get("spark.log.level", "WARN")
-    return SparkSession.builder.appName(name).config("spark.log.level", level).getOrCreate()
+    """Spark's session, by our defaults where nobody has set anything else."""
+    given, builder = SparkConf(), SparkSession.builder.appName(name)
+    for key, value in DEFAULTS.items():
+        builder = builder.config(key, given.get(key, value))
+    return builder.getOrCreate()
 
 
 def test_output(conf: Config) -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from tests.lab.network import run
 USER = "ubuntu"
 VENV = "/opt/cos/venv"
 PROGRAMS = "usr/local/lib/lab"
+# Folders of a disk: what is written to it, what the overlay needs beside, and where it is mounted.
+DISK = ("upper", "work", "root")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HERE = Path(__file__).resolve().parent
 _FIXTURES = _HERE.parent / "fixtures"
@@ -47,8 +50,8 @@ exit 0
 """
 # Spark's, as a JVM has parsed them: one a node takes turns on this machine's cores.
 _CLASSES = "/opt/cos/classes.jsa"
-# In a mount namespace: as an instance sees its disk, with another one to write to.
-_AS_INSTANCE = """
+# In a mount namespace of its own.
+_INSIDE = """
 set -e
 mount --make-rprivate /
 mount -t overlay overlay -o lowerdir={image}:/,upperdir={disk}/upper,workdir={disk}/work {disk}/root
@@ -56,6 +59,7 @@ mount --rbind /dev {disk}/root/dev
 mount -t tmpfs tmpfs {disk}/root/tmp
 mount -t proc proc {disk}/root/proc
 mount -t overlay overlay -o lowerdir={venv}:{prefix} {disk}/root{target}
+{more}
 exec chroot {disk}/root /usr/bin/env -i {environment} {command}
 """
 _WALL = """#!/bin/sh
@@ -73,6 +77,28 @@ class Image(NamedTuple):
 
     root: Path
     venv: Path
+
+
+def inside(image: Image, disk: Path, environment: Mapping[str, str], command: Sequence[str], more: str = "") -> str:
+    """A shell script that does a command where an instance is, for a mount namespace of its own.
+
+    Args:
+        image: What the instance boots from.
+        disk: Has the folders :data:`DISK`; its root is `disk/root`.
+        environment: Of the command.
+        command: In the instance's own paths.
+        more: What is to be done before.
+    """
+    return _INSIDE.format(
+        image=image.root,
+        venv=image.venv,
+        prefix=sys.prefix,
+        target=VENV,
+        disk=disk,
+        more=more,
+        environment=" ".join(shlex.quote(f"{name}={value}") for name, value in environment.items()),
+        command=shlex.join(command),
+    )
 
 
 def build(folder: Path, wheel: Path) -> Image:
@@ -142,19 +168,11 @@ def _java(folder: Path, image: Image) -> None:
 
 def _parse(folder: Path, image: Image, archive: Path) -> None:
     """Make the archive as an instance would, whose Spark lies elsewhere than this run's."""
-    for name in ("root", "upper", "work"):
+    for name in DISK:
         (folder / name).mkdir(parents=True)
     python = f"{VENV}/bin/python"
     environment = {"PATH": PATH, "JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
-    script = _AS_INSTANCE.format(
-        image=image.root,
-        venv=image.venv,
-        prefix=sys.prefix,
-        target=VENV,
-        disk=folder,
-        environment=" ".join(f"{name}={value}" for name, value in environment.items()),
-        command=shlex.join(quick_java.archive_command(python, Path(_CLASSES))),
-    )
+    script = inside(image, folder, environment, quick_java.archive_command(python, Path(_CLASSES)))
     subprocess.run(["unshare", "--mount", "sh", "-c", script], check=True, capture_output=True, timeout=300)
     shutil.move(folder / "upper" / _CLASSES.lstrip("/"), archive)
 

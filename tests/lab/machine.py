@@ -3,11 +3,9 @@
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,28 +14,20 @@ from typing import Any
 from infra.instances import facts
 from tests.fixtures.metadata import MetadataServer
 from tests.lab import network
-from tests.lab.image import PATH, PROGRAMS, VENV, Image
+from tests.lab.image import DISK, PATH, PROGRAMS, VENV, Image, inside
 
 IMDS = "169.254.169.254"
 STOP_SECONDS = 12.0
 _CREDENTIALS = {"AccessKeyId": "testing", "SecretAccessKey": "testing", "Token": "testing"}
-# In the mount namespace of the instance, before its first process: what firmware and kernel do.
-_MOUNT = """
-set -e
-mount --make-rprivate /
-mount -t overlay overlay -o lowerdir={image}:/,upperdir={disk}/upper,workdir={disk}/work {root}
-mount --rbind /sys {root}/sys
-mount --rbind /dev {root}/dev
-mount -t tmpfs tmpfs {root}/dev/shm
-mount -t tmpfs tmpfs {root}/run
-mount -t tmpfs tmpfs {root}/tmp
-mount -t proc proc {root}/proc
-mount -t overlay overlay -o lowerdir={venv}:{prefix} {root}{target}
-mount --bind {disk}/hardware/meminfo {root}/proc/meminfo
-mount --bind {disk}/hardware/cpus {root}/sys/devices/system/cpu/online
-mount --bind {disk}/console {root}/dev/console
+# Before its first process: what firmware and kernel do.
+_HARDWARE = """
+mount --rbind /sys {disk}/root/sys
+mount -t tmpfs tmpfs {disk}/root/dev/shm
+mount -t tmpfs tmpfs {disk}/root/run
+mount --bind {disk}/hardware/meminfo {disk}/root/proc/meminfo
+mount --bind {disk}/hardware/cpus {disk}/root/sys/devices/system/cpu/online
+mount --bind {disk}/console {disk}/root/dev/console
 hostname {name}
-exec chroot {root} /usr/bin/env -i {environment} python3 /{programs}/init.py
 """
 
 
@@ -73,7 +63,7 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
         self._addresses: set[str] = set()
         self._rules: tuple[network.Rule, ...] = ()
-        for name in ("upper", "work", "root", "hardware"):
+        for name in (*DISK, "hardware"):
             (folder / name).mkdir(parents=True)
         (folder / "console").touch()
         self._pretend(lacking)
@@ -101,17 +91,8 @@ class Machine:
     def power_on(self) -> None:
         """Boot."""
         environment = {"PATH": PATH, "COS_PYTHON": f"{VENV}/bin/python", "AWS_ENDPOINT_URL": f"http://{network.AWS}"}
-        script = _MOUNT.format(
-            image=self._image.root,
-            venv=self._image.venv,
-            prefix=sys.prefix,
-            target=VENV,
-            disk=self.folder,
-            root=self.folder / "root",
-            name=self.name,
-            programs=PROGRAMS,
-            environment=" ".join(shlex.quote(f"{name}={value}") for name, value in environment.items()),
-        )
+        hardware = _HARDWARE.format(disk=self.folder, name=self.name)
+        script = inside(self._image, self.folder, environment, ["python3", f"/{PROGRAMS}/init.py"], hardware)
         unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=SIGKILL"]
         with (self.folder / "console").open("ab") as console:
             self._process = subprocess.Popen(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,22 +157,23 @@ def _python(root: Path) -> None:
 
 def _java(folder: Path, image: Image) -> None:
     """The launcher in place of this machine's, which programs find by more ways than `PATH`."""
-    java = (find_java() / "bin/java").resolve()
+    home = find_java()
+    java = (home / "bin/java").resolve()
     classes = image.root / _CLASSES.lstrip("/")
     classes.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(quick_java.kept(find_java(), Path(VENV), lambda archive: _parse(folder, image, archive)), classes)
+    shutil.copy(quick_java.kept(home, Path(VENV), partial(_parse, folder, image, home)), classes)
     place = image.root / java.relative_to("/")
     _write(place, quick_java.launcher(f"{java}.real", Path(_CLASSES)), 0o755)
     shutil.copy(java, f"{place}.real")
     (image.root / "usr/local/bin/java").symlink_to(java)
 
 
-def _parse(folder: Path, image: Image, archive: Path) -> None:
+def _parse(folder: Path, image: Image, home: Path, archive: Path) -> None:
     """Make the archive as an instance would, whose Spark lies elsewhere than this run's."""
     for name in DISK:
         (folder / name).mkdir(parents=True)
     python = f"{VENV}/bin/python"
-    environment = {"PATH": PATH, "JAVA_HOME": str(find_java()), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
+    environment = {"PATH": PATH, "JAVA_HOME": str(home), "PYSPARK_PYTHON": python, "SPARK_LOCAL_IP": "127.0.0.1"}
     script = inside(image, folder, environment, quick_java.archive_command(python, Path(_CLASSES)))
     subprocess.run(["unshare", "--mount", "sh", "-c", script], check=True, capture_output=True, timeout=300)
     shutil.move(folder / "upper" / _CLASSES.lstrip("/"), archive)

@@ -147,9 +147,10 @@ def test_the_laptop_dies_while_training(undisturbed: bytes) -> None:
 
 def test_a_worker_dies_while_training(cos: Laptop, undisturbed: bytes) -> None:
     def kill() -> None:
-        busy = [
-            node for node in ("cpu-0", "cpu-1", "cpu-2") if cos.on(node, "sh", "-c", "pgrep -f pyspark.daemon || :")
-        ]
+        # Of user spark: the shell that looks has the pattern in its own arguments.
+        look = ("sh", "-c", "pgrep -u spark -f pyspark.daemon || :")
+        busy = [node for node in ("cpu-0", "cpu-1", "cpu-2") if cos.on(node, *look)]
+        assert len(busy) == 2, "a rank on each of two"
         cos.on(busy[-1], "pkill", "-KILL", "-u", "spark")
 
     assert _train(cos, "worker", kill) == undisturbed

@@ -1,6 +1,5 @@
 """Commands over a connection's channels, with a time limit each."""
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ import paramiko
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import Finished
-from bootstrap.ssh.connection import BROKEN, Connection
+from bootstrap.ssh.connection import BROKEN, Connection, close
 
 _PIECE = 65536
 # All that has come: what paramiko leaves of its buffer it copies to the front, each time.
@@ -75,12 +74,6 @@ def stream(connection: Connection, command: str) -> Iterator[bytes]:
         close(channel)
     if code:
         raise connection.lost(EOFError(f"`{command}` ended with exit code {code}"))
-
-
-def close(channel: paramiko.Channel) -> None:
-    """Close a channel; one whose connection broke is closed already."""
-    with contextlib.suppress(*BROKEN):  # else it would hide why the connection broke
-        channel.close()
 
 
 def lines(channel: paramiko.Channel) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """One connection to a node, kept and shared by all that talk to it, made again where it broke."""
 
+import contextlib
 import logging
 import shlex
 import socket
@@ -116,7 +117,7 @@ class Connection:
         """Close the connection, the one to the jump host included."""
         with self._lock:
             if self._client is not None:
-                self._client.close()
+                close(self._client)
             self._client = self._sftp = None
             if self._jump is not None:
                 self._jump.close()
@@ -145,8 +146,8 @@ class Connection:
                 transport_factory=_transport,  # type: ignore[arg-type]  # a protocol of names that paramiko does not use
             )
         except BaseException as error:
-            client.close()
-            route.close()
+            close(client)
+            close(route)
             if isinstance(error, LaunchError) or not isinstance(error, Exception):
                 raise
             raise self._refusal(error, time.monotonic() - begin) from error
@@ -216,6 +217,12 @@ class Connection:
     def _who(self) -> str:
         address = self.address
         return f"{address.name} ({address.host}:{address.port})"
+
+
+def close(broken: paramiko.SSHClient | _Route) -> None:
+    """Close what may be broken, as may be the way to it, and then cannot tell the other end."""
+    with contextlib.suppress(*BROKEN):  # else it would hide why the connection broke
+        broken.close()
 
 
 def _transport(route: _Route, **options: Any) -> paramiko.Transport:

@@ -9,7 +9,7 @@ import paramiko
 
 from bootstrap.host import Files, Finished, Process
 from bootstrap.ssh import channels
-from bootstrap.ssh.connection import BROKEN, Connection
+from bootstrap.ssh.connection import BROKEN, Connection, close
 from bootstrap.ssh.files import SshFiles
 from bootstrap.ssh.tunnel import tunnel
 
@@ -71,4 +71,4 @@ class _RemoteProcess:
     def close(self) -> None:
         """End it."""
         with self._lock:
-            channels.close(self._channel)
+            close(self._channel)

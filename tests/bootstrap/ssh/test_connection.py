@@ -180,6 +180,18 @@ def test_through_the_master(sshd: Server) -> None:
     )
 
 
+def test_the_way_through_the_master_breaks(sshd: Server) -> None:
+    """What is closed then cannot say so to the other end, which is nobody's error."""
+    worker = sshd.address("worker-0", jump=sshd.address(), host="127.0.0.1")
+    with Connection(worker) as connection:
+        host = SshHost(connection)
+        assert host.run(["echo", "there"]).output == b"there\n"
+        assert connection._jump is not None
+        connection._jump.transport().packetizer.close()  # paramiko sees that it is broken a moment later
+        connection.close()
+        assert host.run(["echo", "again"]).output == b"again\n"
+
+
 def test_all_nodes_at_once_and_one_is_away(sshd: Server) -> None:
     nodes = [sshd.address(f"worker-{index}") for index in range(4)]
     nodes.append(sshd.address("worker-4", port=1))

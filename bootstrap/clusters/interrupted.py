@@ -20,7 +20,8 @@ def mend(state: Path, name: str) -> bool:
     """Make the files of a stack readable again; whether one was not.
 
     Beside each file lies another with its attributes, which Pulumi can do without. The file itself has the backup that
-    Pulumi makes of it before it writes it anew.
+    Pulumi makes of it before it writes it anew. Where the file is lost, the lock that a killed run has left goes too:
+    Pulumi cancels none of a stack that it does not know, and makes no stack that is locked.
 
     Args:
         state: The folder of Pulumi's file backend.
@@ -38,6 +39,9 @@ def mend(state: Path, name: str) -> bool:
             shutil.copyfile(backup, beside)
             beside.replace(file)
             mended = True
+    if not any(state.glob(f".pulumi/stacks/**/{name}.json")):
+        for lock in state.glob(f".pulumi/locks/**/{name}/*.json"):
+            lock.unlink()
     return mended
 
 

@@ -49,3 +49,16 @@ def test_attributes_that_are_cut_short_go(state: Path) -> None:
 def test_without_a_backup_nothing_is_made_up(state: Path) -> None:
     assert not mend(state, "other")
     assert (state / ".pulumi/stacks/cos/other.json").read_text() == ""
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_lock_of_a_lost_state_goes(state: Path, *, lost: bool) -> None:
+    """That of a state which is there is Pulumi's to cancel."""
+    lock = state / ".pulumi/locks/organization/cos/dev/0b1c.json"
+    lock.parent.mkdir(parents=True)
+    lock.write_text('{"pid": 1}')
+    if lost:
+        for path in (state / ".pulumi/stacks/cos").glob("dev.*"):
+            path.unlink()
+    assert not mend(state, "dev")
+    assert lock.exists() is not lost

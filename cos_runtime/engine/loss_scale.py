@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from cos_runtime.caffe.solver import Solver
+from cos_runtime.caffe.solver import Rows, Solver
 from cos_runtime.engine.numerics import Numerics
 
 # torch's own defaults, named here as a state is restored whole.
@@ -36,8 +38,16 @@ class LossScale:
         """The loss, a scalar, times the factor."""
         return self._scaler.scale(loss)
 
-    def step(self) -> None:
-        """Update the weights by gradients of a loss from :meth:`scaled`, or pass over this iteration."""
+    def step(self, arriving: Iterable[Sequence[Rows]] = ()) -> None:
+        """Update the weights by gradients of a loss from :meth:`scaled`, or pass over this iteration.
+
+        Args:
+            arriving: as for :meth:`Solver.step`.
+        """
+        if not self._scaler.is_enabled():
+            self._solver.step(arriving)
+            return
+        collections.deque(arriving, maxlen=0)  # whether one of them overflows, only all of them show
         # Of an optimizer the scaler wants param_groups and step() alone.
         optimizer = cast("torch.optim.Optimizer", self._solver)
         before = self._solver.iteration

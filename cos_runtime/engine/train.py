@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -174,6 +175,7 @@ class Trainer:
             # After its first backward pass torch lays the gradients out anew, and where a value lies decides in which
             # order more than two ranks add it up: so that pass is none of the training's, in any start.
             parallel({}, is_rehearsal=True)[0].backward()
+            collections.deque(parallel.arriving(), maxlen=0)
         return parallel
 
     def _tell_skipped(self, skipped: Skipped) -> None:
@@ -233,10 +235,10 @@ class Trainer:
                 self.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.loss.add(total / passes)
+        self.loss_scale.step(self.module.arriving() if isinstance(self.module, Parallel) else ())
         if self.job.solver.display and iteration % self.job.solver.display == 0:
             self._display(iteration, rate, outputs, pace)
         agreed = self.wishes.agreed()
-        self.loss_scale.step()
         if self.exchange:
             agreed = self._end_local_step(agreed)
         self.records += self.job.records_a_step

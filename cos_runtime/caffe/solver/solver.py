@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import collections
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,20 +11,11 @@ from torch import Tensor
 
 from cos_runtime.caffe.net import LearnableBlob, Net, same_shape
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
+from cos_runtime.caffe.solver.blocks import Blob, Block, Rows, in_blocks
 from cos_runtime.caffe.solver.rates import LearningRate
 from cos_runtime.caffe.solver.rules import Tensors, find_rule
 from cos_runtime.caffe.solverstate import SolverState
 from cos_runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Blobs with the same multipliers: one call updates all of them."""
-
-    parameters: list[Tensor]
-    histories: list[Tensors]
-    lr_mult: float
-    decay_mult: float
 
 
 class Solver:
@@ -57,24 +49,19 @@ class Solver:
         self._learnable = net.learnable
         copies = [blob.parameter for _ in range(self._rule.histories) for blob in net.learnable]
         self.history: list[Tensor] = [torch.zeros_like(blob, requires_grad=False) for blob in copies]
-        self._groups = self._group()
+        self._blobs = self._trained()
 
-    def _group(self) -> list[_Group]:
-        members: dict[tuple[float, float], list[int]] = {}
-        for index, blob in enumerate(self._learnable):
-            if blob.lr_mult:
-                members.setdefault((blob.lr_mult, blob.decay_mult), []).append(index)
+    def _trained(self) -> dict[int, Blob]:
+        """The blobs that are updated, by the id of their parameter."""
         count = len(self._learnable)
-        starts = [count * kind for kind in range(self._rule.histories)]
-        return [
-            _Group(
-                [self._learnable[index].parameter for index in indexes],
-                [[self.history[start + index] for index in indexes] for start in starts],
-                lr_mult,
-                decay_mult,
+        kinds = range(self._rule.histories)
+        return {
+            id(blob.parameter): Blob(
+                blob.parameter, [self.history[count * kind + index] for kind in kinds], blob.lr_mult, blob.decay_mult
             )
-            for (lr_mult, decay_mult), indexes in members.items()
-        ]
+            for index, blob in enumerate(self._learnable)
+            if blob.lr_mult
+        }
 
     @property
     def rate(self) -> float:
@@ -82,57 +69,70 @@ class Solver:
         return self._rate.at(self.iteration, self.current_step)[0]
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, arriving: Iterable[Sequence[Rows]] = ()) -> None:
         """Update the weights by the gradients in ``parameter.grad``, the sum of ``iter_size`` passes, and clear them.
 
         The gradients are overwritten and zeroed in place, never replaced: they may be views of a bucket that ranks
         exchange. A blob without a gradient has one of zeros, so that weight decay reaches it as in Caffe.
+
+        Args:
+            arriving: waits for gradients that are under way, and tells the rows of those that have come. Their weights
+                are updated while it waits for more. What it does not tell of is there when it ends.
         """
         rate, self.current_step = self._rate.at(self.iteration, self.current_step)
-        gradients = [[_gradient(parameter) for parameter in group.parameters] for group in self._groups]
-        together = [gradient for members in gradients for gradient in members]
-        if together:
-            self._clip(together)
-            if self._param.iter_size > 1:
-                torch._foreach_mul_(together, 1 / self._param.iter_size)
-        for group, members in zip(self._groups, gradients, strict=True):
-            self._regularize(group, members)
-            update = self._rule.update(members, group.histories, rate * group.lr_mult, self.iteration)
-            torch._foreach_sub_(group.parameters, update)
-            torch._foreach_zero_(members)
+        if self._param.clip_gradients >= 0:
+            collections.deque(arriving, maxlen=0)
+            self._clip([blob.gradient for blob in self._blobs.values()])
+            arriving = ()
+        told: set[int] = set()
+        for rows in arriving:
+            told.update(id(each.parameter) for each in rows)
+            self._update(rows, rate)
+        rest = [blob.parameter for key, blob in self._blobs.items() if key not in told]
+        self._update([Rows.all_of(each) for each in rest], rate)
         self.iteration += 1
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
         """The weights that :meth:`step` updates, as torch's optimizers have them."""
-        return [{"params": group.parameters} for group in self._groups]
+        return [{"params": [blob.parameter for blob in self._blobs.values()]}]
 
     @torch.no_grad()
     def skip(self) -> None:
         """Make an iteration that leaves the weights as they are, and clear the gradients."""
         self.current_step = self._rate.at(self.iteration, self.current_step)[1]
-        torch._foreach_zero_([_gradient(each) for group in self._groups for each in group.parameters])
+        torch._foreach_zero_([blob.gradient for blob in self._blobs.values()])
         self.iteration += 1
+
+    def _update(self, rows: Sequence[Rows], rate: float) -> None:
+        for block in in_blocks(rows, self._blobs):
+            gradients = block.gradients
+            if self._param.iter_size > 1:
+                torch._foreach_mul_(gradients, 1 / self._param.iter_size)
+            self._regularize(block)
+            update = self._rule.update(gradients, block.histories, rate * block.lr_mult, self.iteration)
+            torch._foreach_sub_(block.parameters, update)
+            torch._foreach_zero_(gradients)
 
     def _clip(self, gradients: Tensors) -> None:
         """Scale all gradients down so that their norm together is ``clip_gradients`` at most.
 
         Caffe's order: before the gradients are divided by ``iter_size``, and before weight decay.
         """
-        limit = self._param.clip_gradients
-        if limit < 0:
+        if not gradients:
             return
+        limit = self._param.clip_gradients
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         # A tensor, for to look at the norm would wait for the device.
         torch._foreach_mul_(gradients, torch.where(norm > limit, limit / norm, 1.0))
 
-    def _regularize(self, group: _Group, gradients: Tensors) -> None:
-        decay = self._param.weight_decay * group.decay_mult
+    def _regularize(self, block: Block) -> None:
+        decay = self._param.weight_decay * block.decay_mult
         if not decay:
             return
         is_l1 = self._param.regularization_type == "L1"
         torch._foreach_add_(
-            gradients, torch._foreach_sign(group.parameters) if is_l1 else group.parameters, alpha=decay
+            block.gradients, torch._foreach_sign(block.parameters) if is_l1 else block.parameters, alpha=decay
         )
 
     def state(self, learned_net: str = "") -> SolverState:
@@ -167,10 +167,6 @@ class Solver:
             )
         if kind in self._rule.non_negative and (given < 0).any():
             raise UserError(f"{what} has negative values, which type {self.type} has not: it is of another solver type")
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _check(param: SolverParameter) -> None:

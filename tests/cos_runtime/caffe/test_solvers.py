@@ -13,7 +13,7 @@ import torch
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.prototxt import parse
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, NetParameter, SolverParameter
-from cos_runtime.caffe.solver import RULES, LearningRate, SmoothedLoss, Solver
+from cos_runtime.caffe.solver import RULES, LearningRate, Rows, SmoothedLoss, Solver
 from cos_runtime.caffe.solverstate import SolverState
 from cos_runtime.errors import UserError
 from tests.cos_runtime.caffe import reference_cases
@@ -311,6 +311,46 @@ def split_like(bucket: torch.Tensor, blobs: list[torch.nn.Parameter]) -> Iterato
     for blob in blobs:
         yield bucket[start : start + blob.numel()].view(blob.shape)
         start += blob.numel()
+
+
+LARGE = """
+input: "data" input_shape { dim: 1 dim: 16 dim: 4 dim: 4 }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a"
+  convolution_param { num_output: 2048 kernel_size: 3 weight_filler { type: "xavier" } } }
+layer { name: "b" type: "InnerProduct" bottom: "a" top: "b"
+  inner_product_param { num_output: 40 weight_filler { type: "xavier" } } }
+"""
+
+
+@pytest.mark.parametrize("extra", ["weight_decay: 0.01", "clip_gradients: 0.1 iter_size: 2"])
+@pytest.mark.parametrize("name", RULES)
+def test_parts_that_arrive_one_after_the_other_make_the_same_step(name: str, extra: str) -> None:
+    param = solver_param(f'type: "{name}" base_lr: 0.1 lr_policy: "fixed" {extra}')
+
+    def train(*, in_parts: bool) -> dict[str, list[np.ndarray]]:
+        torch.manual_seed(1)
+        trained = net(LARGE).to(memory_format=torch.channels_last)
+        solver = Solver(param, trained)
+        for _ in range(3):
+            coming = []
+            for blob in (each.parameter for each in trained.learnable):
+                gradient = torch.randn(blob.shape)
+                # What has not arrived yet is not to be looked at.
+                blob.grad = torch.full_like(blob, torch.nan) if in_parts else torch.empty_like(blob).copy_(gradient)
+                coming += [(rows, gradient) for rows in Rows.all_of(blob).cut(100_000)]
+            solver.step(arriving(coming) if in_parts else ())
+        return trained.weights()
+
+    def arriving(coming: list[tuple[Rows, torch.Tensor]]) -> Iterator[list[Rows]]:
+        for rows, gradient in coming:
+            assert rows.parameter.grad is not None
+            rows.of(rows.parameter.grad).copy_(rows.of(gradient))
+            yield [rows]
+
+    whole, parts = train(in_parts=False), train(in_parts=True)
+    for layer, blobs in whole.items():
+        for ours, theirs in zip(parts[layer], blobs, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_weight_decay_reaches_blobs_without_a_gradient_but_not_frozen_ones() -> None:

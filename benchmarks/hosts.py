@@ -149,8 +149,8 @@ BENCHMARKS = [
     Benchmark(
         "caffenet_over_links", "a step of CaffeNet, three hosts at 1 Gbit/s", "`-local_steps 1`", "s", 5, caffenet,
         less_is_better=True,
-        why="the link takes 2.7 s of a step (4/3 of 244 MB at 956 Mbit/s of payload); forward and update of three "
-        "hosts share this machine's cores.",
+        why="the link takes 2.7 s of a step (4/3 of 244 MB at 956 Mbit/s of payload); the forward pass of three hosts "
+        "shares this machine's cores.",
     ),
     Benchmark(
         "lenet_over_links", "LeNet to 98 %, three hosts at 1 Gbit/s", "`-local_steps 10`", "s", 3, lenet,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,24 @@ ALL_LINES = [f"line {number}" for number in range(60)]
 
 @pytest.fixture(scope="module")
 def before(lab: Lab) -> set[str]:
+    """What is in the account already: a second user's, of clusters whose names begin as ours, and what has no tag."""
     with lab.laptop():
+        for cluster in ("dev-2", "lost-2"):
+            _make_theirs(lab, cluster, [{"Key": "cos:cluster", "Value": cluster}, {"Key": "cos:owner", "Value": "bob"}])
+        _make_theirs(lab, "untagged", [])
         return inventory(lab.cloud)
+
+
+def _make_theirs(lab: Lab, name: str, tags: list[dict[str, str]]) -> None:
+    def tagged(kind: str) -> dict[str, Any]:
+        return {"TagSpecifications": [{"ResourceType": kind, "Tags": tags}]} if tags else {}
+
+    ec2, s3, bucket = lab.cloud.ec2, lab.cloud.s3, f"theirs-{name}"
+    ec2.create_security_group(GroupName=name, Description="of somebody else", **tagged("security-group"))
+    ec2.create_volume(AvailabilityZone="us-east-1a", Size=8, **tagged("volume"))
+    s3.create_bucket(Bucket=bucket)
+    if tags:
+        s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})
 
 
 @pytest.fixture(scope="module")
@@ -296,17 +313,18 @@ def _state(lab: Lab, node: str) -> str:
 
 
 def test_down_is_killed_and_run_again(cos: Laptop, lab: Lab, before: set[str]) -> None:
-    """A stranger's resources in the account stay."""
-    with lab.laptop():
-        theirs = lab.cloud.ec2.create_security_group(GroupName="theirs", Description="of somebody else")["GroupId"]
     down = cos.start("down", "--yes", "--force")
     until(lambda: len(lab.ledger.calls("delete")) > 5, "the first removals")
     _kill(down)
     cos("down", "--yes", "--force", "--delete-bucket")
-    with lab.laptop():
-        left = {name for name in inventory(lab.cloud) - before if not name.startswith(("bucket-policies/", "sgr-"))}
-    assert left == {theirs}
+    assert _changes(lab, before) == set(), "what is the cluster's goes, and what is another's stays"
     assert "Nothing of dev is there" in cos("sweep").stdout
+
+
+def _changes(lab: Lab, before: set[str]) -> set[str]:
+    with lab.laptop():
+        changes = inventory(lab.cloud) ^ before
+    return {name for name in changes if not name.startswith(("bucket-policies/", "sgr-"))}
 
 
 def test_a_node_that_lacks_gpus_is_named(lab: Lab) -> None:
@@ -320,7 +338,7 @@ def test_a_node_that_lacks_gpus_is_named(lab: Lab) -> None:
     short("down", "--yes", "--force", "--delete-bucket")
 
 
-def test_a_lost_state(lab: Lab) -> None:
+def test_a_lost_state(lab: Lab, before: set[str]) -> None:
     """A cluster of which the laptop knows nothing is found, and ended, by its tag alone."""
     lost = Laptop(lab, "lost")
     lost("init", "--preset", "cpu-small", "--owner", "ada", *lab.settings())
@@ -333,6 +351,7 @@ def test_a_lost_state(lab: Lab) -> None:
     lost("sweep", "--remove", "--yes", "--delete-bucket")
     assert "Nothing of lost is there" in lost("sweep").stdout
     until(lambda: not _machines(lab, "lost"), "the namespaces to go")
+    assert not _changes(lab, before), "what is another's stays"
 
 
 def _machines(lab: Lab, cluster: str) -> list[str]:

@@ -191,7 +191,9 @@ class Lab:
         """Run a command on an instance as root, and return what it says."""
         pid = self.machines()[instance]["pid"]
         inside = ["nsenter", "--all", "--root", "--wd", "--target", str(pid), "--", *command]
-        return subprocess.run(inside, capture_output=True, text=True, check=True, timeout=seconds).stdout
+        ended = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=seconds)
+        assert ended.returncode == 0, f"{instance}: {command}: exit code {ended.returncode}: {ended.stderr}"
+        return ended.stdout
 
     def console(self, instance: str) -> str:
         """What an instance has printed."""

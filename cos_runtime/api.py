@@ -42,6 +42,20 @@ class CaffeOnSpark:
 
     def __init__(self, sc: SparkContext | SparkSession) -> None:
         self.spark: SparkSession = sc if isinstance(sc, SparkSession) else SparkSession(sc)
+        self._teller: Teller | None = None
+
+    def cancel(self) -> None:
+        """Stop what another thread of the program has running here: there JobCancelled is raised.
+
+        How a training can be gone on with is told at once, for after Ctrl-C Spark's JVM, which takes a submitted
+        program's words to the terminal, ends as well.
+
+        Raises:
+            Py4JError, OSError: Spark's JVM is gone already.
+        """
+        if self._teller:
+            self._teller.cancelled()
+        self.spark.sparkContext.cancelAllJobs()
 
     def train(self, source: DataSource) -> None:
         """Train on a source until the solver's ``max_iter`` and write the model to ``-model``.
@@ -132,7 +146,7 @@ class CaffeOnSpark:
             open_reporters(storage.parent(written) if written else None) as reporters,
             self._dealing(conf, job) as rows,
         ):
-            teller = Teller(job, plan, reporters)
+            teller = self._teller = Teller(job, plan, reporters)
             try:
                 recovery.run(self.spark, job, plan, lambda: rows(source, validations), teller, policy=policy)
             except JobCancelled:
@@ -142,6 +156,8 @@ class CaffeOnSpark:
                 teller.failed(str(error))
                 error.is_told = True
                 raise
+            finally:
+                self._teller = None
             teller.finish()
             return teller.passes
 

@@ -7,10 +7,10 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from py4j.protocol import Py4JError
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from cos_runtime import preflight, storage
@@ -32,8 +32,12 @@ DEFAULTS = {
 _STOP_SECONDS = 20.0
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], on_start: Callable[[CaffeOnSpark], None] = lambda _: None) -> None:
     """Do what the flags say, in the order train, test, features.
+
+    Args:
+        args: the flags.
+        on_start: takes what does it, for another thread to cancel.
 
     Raises:
         UserError: before anything is started, where something can be found wrong by then.
@@ -46,6 +50,7 @@ def run(args: Sequence[str]) -> None:
     try:
         conf = Config(spark, args)
         cos = CaffeOnSpark(spark)
+        on_start(cos)
         if conf.isFeature:
             feature_files.check(spark, conf.outputPath, conf.outputFormat)
         if conf.isTraining:
@@ -142,8 +147,9 @@ class _Job(threading.Thread):
         self.code = _FAILURE
         # And not join(): in Python 3.11 a thread whose join() was interrupted passes for ended.
         self.ended = threading.Event()
-        self._args = args
-        self._is_stopped = False
+        self._flags = args
+        self._cos: CaffeOnSpark | None = None
+        self._is_told_to_stop = False
 
     def run(self) -> None:
         """Do what the arguments say, and keep the exit code."""
@@ -154,7 +160,7 @@ class _Job(threading.Thread):
 
     def _run(self) -> None:
         try:
-            run(self._args)
+            run(self._flags, self._take)
         except UserError as error:
             self._say(str(error))
             self.code = _USER_ERROR
@@ -168,22 +174,24 @@ class _Job(threading.Thread):
             self.code = _INTERRUPTED
         except Exception:
             # Once the job is stopped, whatever Spark's JVM answers, or no longer does, is no news.
-            if not self._is_stopped:
+            if not self._is_told_to_stop:
                 raise
         else:
             self.code = 0
 
     def stop(self) -> None:
         """Stop what runs in Spark and wait for the job's last words."""
-        self._is_stopped = True
+        self._is_told_to_stop = True
         # Whoever stopped the job may tell its processes one by one; a few seconds are ours in any case.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        context = SparkContext._active_spark_context
         with contextlib.suppress(Py4JError, OSError):  # the terminal's Ctrl-C has reached the JVM too
-            if context:
-                context.cancelAllJobs()
+            if self._cos:
+                self._cos.cancel()
         self.ended.wait(_STOP_SECONDS)
+
+    def _take(self, cos: CaffeOnSpark) -> None:
+        self._cos = cos
 
     @staticmethod
     def _say(text: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from cos_runtime import storage
+from cos_runtime.engine.failures import JobCancelled
 from cos_runtime.engine.job import Start, TrainingPlan, TrainJob
 from cos_runtime.engine.line import Message
 from cos_runtime.engine.report.events import (
@@ -20,9 +22,15 @@ from cos_runtime.engine.report.events import (
 from cos_runtime.engine.report.reporters import Reporters
 from cos_runtime.engine.snapshots import Saved
 
+# Longest wait of a job's last words for a snapshot that is just being written.
+_SAVING_SECONDS = 0.5
+
 
 class Teller:
-    """Takes the messages of a training job on the driver.
+    """Takes the messages of a training job on the driver; once the job is cancelled, passes over them.
+
+    Its methods may come on several threads. Those that tell of an end or a new start raise JobCancelled where the job
+    is cancelled, whatever it came to.
 
     Args:
         job: the job.
@@ -41,9 +49,13 @@ class Teller:
         self._at: int | None = None  # of the last snapshot
         self._loss_weights = plan.loss_weights
         self._begin = 0.0
+        self._saving = threading.Lock()
+        self._is_cancelled = False
 
     def __call__(self, message: Message) -> None:
         """Handle one message."""
+        if self._is_cancelled:
+            return
         facts = message.facts
         self._iteration = max(self._iteration, facts.get("iteration", 0))
         if message.kind == "started":
@@ -58,31 +70,44 @@ class Teller:
         elif message.kind == "skipped":
             self._reporters.emit(RecordsSkipped(**facts))
         elif message.kind == "snapshot":
-            model, state = message.blobs
-            for saved in self._snapshots.save(facts["iteration"], model, state, facts["purpose"]):
-                if saved.state:
-                    self._last_saved, self._at = saved, facts["iteration"]
-                self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
+            with self._saving:
+                if not self._is_cancelled:
+                    self._save(message)
         else:
             raise ValueError(f"a rank sent a message of the unknown kind {message.kind!r}")
 
+    def _save(self, message: Message) -> None:
+        facts, (model, state) = message.facts, message.blobs
+        for saved in self._snapshots.save(facts["iteration"], model, state, facts["purpose"]):
+            if saved.state:
+                self._last_saved, self._at = saved, facts["iteration"]
+            self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
+
     def finish(self) -> None:
         """The job has ended well."""
+        self._refuse_cancelled()
         self._snapshots.remove_checkpoints()
         last = self._iteration
         images = (last - self._first) * self._job.records_a_step
         self._reporters.emit(JobFinished(last, time.monotonic() - self._begin, images))
 
     def cancelled(self) -> None:
-        """The job was stopped from outside."""
+        """The job is stopped from outside."""
+        if self._is_cancelled:
+            return
+        self._is_cancelled = True
+        if self._saving.acquire(timeout=_SAVING_SECONDS):
+            self._saving.release()
         self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {self._way_on()}"))
 
     def failed(self, cause: str) -> None:
         """The job has ended badly."""
+        self._refuse_cancelled()
         self._reporters.emit(JobFailed(f"{cause}; {self._way_on()}" if self._last_saved else cause))
 
     def restarting(self, cause: str, attempt: int, most: int) -> None:
         """The job has broken off and begins anew."""
+        self._refuse_cancelled()
         where = f"iteration {self._first if self._at is None else self._at:,}"
         self._reporters.emit(JobFailed(f"{cause}; new start {attempt} of {most} at most, from {where}"))
 
@@ -98,6 +123,10 @@ class Teller:
             storage.read_bytes(saved.state, "snapshot"),
             saved.state,
         )
+
+    def _refuse_cancelled(self) -> None:
+        if self._is_cancelled:
+            raise JobCancelled
 
     def _way_on(self) -> str:
         saved = self._last_saved

@@ -121,7 +121,8 @@ def build(folder: Path, wheel: Path) -> Image:
     for source in (_HERE / "init.py", _FIXTURES / "systemctl.py", _FIXTURES / "cloud_init.py"):
         shutil.copy(source, programs)
     (programs / "systemctl.py").chmod(0o755)
-    (image.root / "usr/local/bin/systemctl").symlink_to(f"/{PROGRAMS}/systemctl.py")
+    (image.root / "usr/bin").mkdir(parents=True)
+    (image.root / "usr/bin/systemctl").symlink_to(f"/{PROGRAMS}/systemctl.py")  # over this machine's
     _environment(image.venv, wheel)
     (image.root / VENV.lstrip("/")).mkdir(parents=True)
     _java(folder / "java", image)

@@ -109,6 +109,7 @@ def test_ctrl_c_stops_the_ranks_and_says_how_to_go_on(cluster: LocalCluster, job
     try:
         made = "*_checkpoint_iter_*.solverstate"
         until(lambda: list(job.path.glob(made)) or process.poll() is not None, "a checkpoint", 180)
+        assert process.poll() is None, process.communicate()[0]
         os.killpg(process.pid, signal.SIGINT)  # to the JVM too, as a terminal does
         log, _ = process.communicate(timeout=60)
     finally:

@@ -17,6 +17,7 @@ from tests.fixtures.pulumi_aws.ledger import Ledger
 from tests.fixtures.pulumi_engine import find_pulumi, image
 from tests.lab import network
 from tests.lab.cloud import ENDPOINT
+from tests.lab.image import PATH
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PLUGIN = REPOSITORY / "tests/fixtures/pulumi_aws"
@@ -191,7 +192,8 @@ class Lab:
         """Run a command on an instance as root, and return what it says."""
         pid = self.machines()[instance]["pid"]
         inside = ["nsenter", "--all", "--root", "--wd", "--target", str(pid), "--", *command]
-        ended = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=seconds)
+        environment = {"PATH": PATH}  # this machine's leads to programs, and to folders, that an instance may lack
+        ended = subprocess.run(inside, env=environment, capture_output=True, text=True, check=False, timeout=seconds)
         assert ended.returncode == 0, f"{instance}: {command}: exit code {ended.returncode}: {ended.stderr}"
         return ended.stdout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from pyspark import SparkContext, StorageLevel
@@ -23,6 +24,8 @@ from cos_runtime.engine.report.reporters import open_reporters
 from cos_runtime.engine.tell import Teller
 from cos_runtime.errors import UserError
 from cos_runtime.sources.base import DataSource
+
+_LAST_WORDS_SECONDS = 2.0
 
 __all__ = ["CaffeOnSpark", "Config", "DataSource"]
 
@@ -43,6 +46,7 @@ class CaffeOnSpark:
     def __init__(self, sc: SparkContext | SparkSession) -> None:
         self.spark: SparkSession = sc if isinstance(sc, SparkSession) else SparkSession(sc)
         self._teller: Teller | None = None
+        self._is_unwanted = False
 
     def cancel(self) -> None:
         """Stop what another thread of the program has running here: there JobCancelled is raised.
@@ -53,8 +57,13 @@ class CaffeOnSpark:
         Raises:
             Py4JError, OSError: Spark's JVM is gone already.
         """
-        if self._teller:
-            self._teller.cancelled()
+        self._is_unwanted = True
+        teller = self._teller
+        if teller:
+            # A report to a store out of reach must not keep Spark from being told.
+            last_words = threading.Thread(target=teller.cancelled, name="cos-last-words", daemon=True)
+            last_words.start()
+            last_words.join(_LAST_WORDS_SECONDS)
         self.spark.sparkContext.cancelAllJobs()
 
     def train(self, source: DataSource) -> None:
@@ -128,6 +137,7 @@ class CaffeOnSpark:
         return array_to_vector(column.cast("array<double>"))
 
     def _train(self, source: DataSource, validations: Sequence[DataSource]) -> list[TestPass]:
+        self._is_unwanted = False
         conf = _conf_of(source)
         if validations and len(validations) != len(conf.test_states):
             raise UserError(
@@ -147,6 +157,8 @@ class CaffeOnSpark:
             self._dealing(conf, job) as rows,
         ):
             teller = self._teller = Teller(job, plan, reporters)
+            if self._is_unwanted:  # since before there was a teller
+                teller.cancelled()
             try:
                 recovery.run(self.spark, job, plan, lambda: rows(source, validations), teller, policy=policy)
             except JobCancelled:

@@ -185,7 +185,8 @@ class _Job(threading.Thread):
         # Whoever stopped the job may tell its processes one by one; a few seconds are ours in any case.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        with contextlib.suppress(Py4JError, OSError):  # the terminal's Ctrl-C has reached the JVM too
+        # The terminal's Ctrl-C has reached the JVM too; and a context that has just been stopped has lost its own.
+        with contextlib.suppress(Py4JError, OSError, AttributeError):
             if self._cos:
                 self._cos.cancel()
         self.ended.wait(_STOP_SECONDS)

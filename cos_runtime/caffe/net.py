@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import cast
 
 import numpy as np
@@ -165,14 +166,13 @@ class Net(nn.Module):
         if not self.losses:
             return
         needed = set(self.losses)
-        frozen: list[nn.Parameter] = []
+        kept: set[int] = set()
         for step in reversed(steps):
-            if needed.isdisjoint(step.tops):
-                frozen += step.layer.blobs.parameters()
-            else:
-                needed.update(step.bottoms)
-        kept = {id(blob) for step in steps if not needed.isdisjoint(step.tops) for blob in step.layer.blobs}
-        for blob in frozen:
+            if not needed.isdisjoint(step.tops):
+                kept.update(id(blob) for blob in step.layer.blobs)
+                needed.difference_update(step.tops)  # before an in-place layer its name is another blob's
+                needed.update(name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut)
+        for blob in self.parameters():
             if id(blob) not in kept:
                 blob.requires_grad_(False)
 

@@ -65,7 +65,7 @@ class Parallel(DistributedDataParallel):
         """Wait for the gradients' pieces in turn, and tell of which rows each has them."""
         while self._under_way:
             work, rows = self._under_way.pop(0)
-            work.wait()
+            work.wait()  # by this function's name the driver's watch knows who only waits
             yield rows
 
     def _send(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:

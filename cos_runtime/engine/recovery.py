@@ -57,6 +57,7 @@ def run(
     """
     start = plan.start
     for restarts in range(policy.restarts + 1):
+        teller.refuse_cancelled()  # where Spark had no job yet, or none any more, that could be cancelled
         try:
             with _switchboard(spark) as board:
                 Stage(dataclasses.replace(job, address=board.address), start, board).run(spark, make_rows(), teller)

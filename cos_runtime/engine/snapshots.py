@@ -106,8 +106,15 @@ class Snapshots:
             storage.write_bytes(self.model, model)
         return saved
 
-    def remove_checkpoints(self, kept: int = 0) -> None:
+    def prune(self) -> None:
         """Remove the checkpoints of this run but the ``kept`` newest."""
+        self._remove_checkpoints(self.kept)
+
+    def remove_checkpoints(self) -> None:
+        """Remove all checkpoints of this run."""
+        self._remove_checkpoints(0)
+
+    def _remove_checkpoints(self, kept: int) -> None:
         while len(self._checkpoints) > kept:
             old = self._checkpoints.popleft()
             # The state first: without it the weights are no checkpoint.
@@ -122,7 +129,6 @@ class Snapshots:
         if saved in self._checkpoints:  # a restarted job comes by here again
             self._checkpoints.remove(saved)
         self._checkpoints.append(saved)
-        self.remove_checkpoints(self.kept)
         return saved
 
     def _has_final_snapshot(self, last: int) -> bool:

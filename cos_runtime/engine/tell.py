@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from cos_runtime import storage
 from cos_runtime.engine.failures import JobCancelled
@@ -49,12 +51,14 @@ class Teller:
         self._at: int | None = None  # of the last snapshot
         self._loss_weights = plan.loss_weights
         self._begin = 0.0
-        self._saving = threading.Lock()
-        self._is_cancelled = False
+        self._saving, self._ending = threading.Lock(), threading.Lock()
+        self._is_cancelled = self._is_over = False
 
     def __call__(self, message: Message) -> None:
         """Handle one message."""
         if self._is_cancelled:
+            if message.kind == "started":  # Spark had no job to cancel when it was: it ends this one
+                raise JobCancelled
             return
         facts = message.facts
         self._iteration = max(self._iteration, facts.get("iteration", 0))
@@ -82,34 +86,44 @@ class Teller:
             if saved.state:
                 self._last_saved, self._at = saved, facts["iteration"]
             self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
+        if not self._is_cancelled:  # else the last words have named the one before
+            self._snapshots.prune()
 
     def finish(self) -> None:
         """The job has ended well."""
-        self._refuse_cancelled()
-        self._snapshots.remove_checkpoints()
-        last = self._iteration
-        images = (last - self._first) * self._job.records_a_step
-        self._reporters.emit(JobFinished(last, time.monotonic() - self._begin, images))
+        with self._going_on():
+            self._is_over = True
+            self._snapshots.remove_checkpoints()
+            last = self._iteration
+            images = (last - self._first) * self._job.records_a_step
+            self._reporters.emit(JobFinished(last, time.monotonic() - self._begin, images))
 
     def cancelled(self) -> None:
         """The job is stopped from outside."""
-        if self._is_cancelled:
-            return
-        self._is_cancelled = True
-        if self._saving.acquire(timeout=_SAVING_SECONDS):
-            self._saving.release()
-        self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {self._way_on()}"))
+        with self._ending:
+            if self._is_cancelled or self._is_over:
+                return
+            self._is_cancelled = True
+            if self._saving.acquire(timeout=_SAVING_SECONDS):
+                self._saving.release()
+            self._reporters.emit(JobFailed(f"training was stopped at iteration {self._iteration}: {self._way_on()}"))
 
     def failed(self, cause: str) -> None:
         """The job has ended badly."""
-        self._refuse_cancelled()
-        self._reporters.emit(JobFailed(f"{cause}; {self._way_on()}" if self._last_saved else cause))
+        with self._going_on():
+            self._is_over = True
+            self._reporters.emit(JobFailed(f"{cause}; {self._way_on()}" if self._last_saved else cause))
 
     def restarting(self, cause: str, attempt: int, most: int) -> None:
         """The job has broken off and begins anew."""
-        self._refuse_cancelled()
-        where = f"iteration {self._first if self._at is None else self._at:,}"
-        self._reporters.emit(JobFailed(f"{cause}; new start {attempt} of {most} at most, from {where}"))
+        with self._going_on():
+            where = f"iteration {self._first if self._at is None else self._at:,}"
+            self._reporters.emit(JobFailed(f"{cause}; new start {attempt} of {most} at most, from {where}"))
+
+    def refuse_cancelled(self) -> None:
+        """Raise JobCancelled if the job is."""
+        with self._going_on():
+            return
 
     def restart(self) -> Start | None:
         """What a new start begins with: the last snapshot of this job; None where there is none yet."""
@@ -124,9 +138,13 @@ class Teller:
             saved.state,
         )
 
-    def _refuse_cancelled(self) -> None:
-        if self._is_cancelled:
-            raise JobCancelled
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Refuse a job that is cancelled, whose last words have been said by then."""
+        with self._ending:
+            if self._is_cancelled:
+                raise JobCancelled
+            yield
 
     def _way_on(self) -> str:
         saved = self._last_saved

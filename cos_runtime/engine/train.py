@@ -235,9 +235,9 @@ class Trainer:
                 self.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.loss.add(total / passes)
-        self.loss_scale.step(self.module.arriving() if isinstance(self.module, Parallel) else ())
         if self.job.solver.display and iteration % self.job.solver.display == 0:
             self._display(iteration, rate, outputs, pace)
+        self.loss_scale.step(self.module.arriving() if isinstance(self.module, Parallel) else ())
         agreed = self.wishes.agreed()
         if self.exchange:
             agreed = self._end_local_step(agreed)

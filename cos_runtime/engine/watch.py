@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Where a rank stands that waits for the others: in backward, whose end is the exchange of gradients.
-_EXCHANGE = ("_engine_run_backward", "all_reduce", "wait")
+# Where a rank stands that waits for the others: for gradients, which on a GPU is at the end of backward, or in torch's
+# own functions. Not "wait": that is Python's, where a rank waits for its own records.
+_EXCHANGE = ("arriving", "_engine_run_backward", "all_reduce", "broadcast", "all_gather_into_tensor")
 
 
 @dataclass

@@ -231,6 +231,7 @@ def test_propagate_down_cuts_the_gradient() -> None:
     gradients = {blob.layer: blob.parameter.grad for blob in built.learnable}
     assert gradients["below"] is None
     assert gradients["ip"] is not None
+    assert {blob.layer for blob in built.learnable if blob.parameter.requires_grad} == {"ip"}, "ranks would wait for it"
 
 
 def test_layers_that_no_loss_needs_have_no_gradient() -> None:

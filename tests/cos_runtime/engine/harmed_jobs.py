@@ -46,7 +46,9 @@ HARMS = {
     "raise": lambda folder: (folder / "raise").touch(),
     "kill": lambda folder: os.kill(pid(folder, 1), signal.SIGKILL),
     "stop": lambda folder: os.kill(pid(folder, 1), signal.SIGSTOP),
+    "hang": lambda folder: (folder / "hang").touch(),
     "cancel": lambda _: spark.sparkContext.cancelAllJobs(),
+    "withdraw": lambda _: cos.cancel(),
 }
 
 
@@ -63,7 +65,7 @@ def harmed(harm: str, args: list[str]) -> dict:
     thread = threading.Thread(target=do_harm)
     thread.start()
     try:
-        CaffeOnSpark(spark).train(DataSource.getSource(conf, True))
+        cos.train(DataSource.getSource(conf, True))
         error = "none"
     except Exception as raised:  # noqa: BLE001 - whatever it is, the test wants to see it
         error = f"{type(raised).__name__}: {raised}"
@@ -77,5 +79,6 @@ def harmed(harm: str, args: list[str]) -> dict:
 
 
 spark = SparkSession.builder.getOrCreate()
+cos = CaffeOnSpark(spark)
 print(json.dumps({harm: harmed(harm, args) for harm, args in json.loads(sys.argv[1]).items()}))
 spark.stop()

@@ -10,8 +10,8 @@ from cos_runtime.sources.lmdb import LMDB
 class Marked(LMDB):
     """Leaves the number of its process beside the solver, as ``rank0.pid`` and ``rank1.pid``.
 
-    Rank 1 raises once there is a file ``raise`` beside them, and each batch takes a few milliseconds, so that a
-    test has the time to do harm.
+    Rank 1 raises once there is a file ``raise`` beside them, and stands still once there is one ``hang``. Each batch
+    takes a few milliseconds, so that a test has the time to do harm.
     """
 
     is_marked = False
@@ -25,5 +25,7 @@ class Marked(LMDB):
             self.is_marked = True
         if rank and Path(self.folder, "raise").exists():
             raise ValueError("the records of this rank are cursed")
+        while rank and Path(self.folder, "hang").exists():
+            time.sleep(0.1)
         time.sleep(0.003)
         return super().decode(rows, generator)

@@ -41,14 +41,15 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, JobFolder]:
     solver = "display: 10"
     return {
         name: make_job(name, max_iter=1_000_000, source_class=SOURCE, solver=solver)
-        for name in ("raise", "kill", "stop", "cancel", "interrupt")
+        for name in ("raise", "kill", "stop", "hang", "cancel", "withdraw", "interrupt")
     }
 
 
 @pytest.fixture(scope="module")
 def outcomes(cluster: LocalCluster, jobs: dict[str, JobFolder]) -> dict[str, dict]:
     """What came of each harm: the error, the seconds from the harm to it, the ranks that live on."""
-    own = {"stop": ["-timeout", str(LIMIT)], "cancel": ["-checkpoint_iterations", "10"]}
+    limit, often = ["-timeout", str(LIMIT)], ["-checkpoint_iterations", "10"]
+    own = {"stop": limit, "hang": limit, "cancel": often, "withdraw": often}
     flags = ["-train", "-clusterSize", "2", "-max_restarts", "0"]
     args = {
         name: job.args(*flags, *own.get(name, []), model="model.caffemodel")
@@ -80,13 +81,23 @@ def test_a_silent_rank_is_named_when_the_time_limit_ends(outcomes: dict[str, dic
     assert LIMIT - 1.5 < found["seconds"] < LIMIT + PROMPT
 
 
-def test_a_job_cancelled_from_another_thread_says_how_to_go_on(outcomes: dict[str, dict], jobs: dict[str, JobFolder]):
-    assert outcomes["cancel"]["error"].startswith("JobCancelled")
-    assert outcomes["cancel"]["seconds"] < 2 * PROMPT
-    assert_says_how_to_go_on(metrics(jobs["cancel"], "failed")[-1]["error"])
+def test_of_ranks_that_stand_still_the_one_that_the_others_wait_for_is_named(outcomes: dict[str, dict]):
+    found = outcomes["hang"]
+    assert f"rank 1 on {socket.gethostname()}" in found["error"]
+    assert "rank 0" not in found["error"]
+    assert LIMIT - 1.5 < found["seconds"] < LIMIT + PROMPT
 
 
-@pytest.mark.parametrize("harm", ["raise", "kill", "stop", "cancel"])
+@pytest.mark.parametrize("way", ["cancel", "withdraw"])  # Spark's jobs; what CaffeOnSpark has running
+def test_a_job_cancelled_from_another_thread_says_how_to_go_on(
+    outcomes: dict[str, dict], jobs: dict[str, JobFolder], way: str
+):
+    assert outcomes[way]["error"].startswith("JobCancelled")
+    assert outcomes[way]["seconds"] < 2 * PROMPT
+    assert_says_how_to_go_on(metrics(jobs[way], "failed")[-1]["error"])
+
+
+@pytest.mark.parametrize("harm", ["raise", "kill", "stop", "hang", "cancel", "withdraw"])
 def test_no_rank_and_no_file_is_left(outcomes: dict[str, dict], cluster: LocalCluster, harm: str):
     assert outcomes[harm]["left"] == []
     scratch = [path.name for path in cluster.directory.glob("worker-*/local/*")]

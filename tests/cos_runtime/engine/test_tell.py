@@ -36,7 +36,8 @@ def heard() -> Heard:
 
 @pytest.fixture
 def teller(tmp_path: Path, heard: Heard) -> Teller:
-    snapshots = Snapshots(SolverParameter(), prefix="", model="", checkpoint_prefix=f"{tmp_path}/model_checkpoint")
+    prefix = f"{tmp_path}/model_checkpoint"
+    snapshots = Snapshots(SolverParameter(), prefix="", model="", checkpoint_prefix=prefix, kept=1)
     job = cast("TrainJob", SimpleNamespace(records_a_step=64))
     plan = cast("TrainingPlan", SimpleNamespace(snapshots=snapshots, iteration=0, loss_weights={}))
     return Teller(job, plan, Reporters([heard]))
@@ -62,6 +63,8 @@ def test_once_cancelled_nothing_more_is_said_or_removed(teller: Teller, heard: H
         teller.finish,
         lambda: teller.failed("rank 0 on a: it was killed"),
         lambda: teller.restarting("rank 0 on a: it was killed", 1, 3),
+        teller.refuse_cancelled,
+        lambda: teller(Message("started", {"device": "cpu"})),
     ]
     for end in ends:
         with pytest.raises(JobCancelled):
@@ -70,8 +73,8 @@ def test_once_cancelled_nothing_more_is_said_or_removed(teller: Teller, heard: H
 
 
 @pytest.mark.parametrize(("takes", "named"), [(0.2, 20), (2.0, 10)])
-def test_a_snapshot_that_is_being_written_is_waited_for_but_not_long(
-    teller: Teller, heard: Heard, monkeypatch: pytest.MonkeyPatch, takes: float, named: int
+def test_a_snapshot_that_is_being_written_is_waited_for_but_not_long(  # noqa: PLR0917 - fixtures
+    teller: Teller, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, named: int
 ) -> None:
     teller(checkpoint(10))
     begun, over, save = threading.Event(), threading.Event(), Snapshots.save
@@ -90,3 +93,12 @@ def test_a_snapshot_that_is_being_written_is_waited_for_but_not_long(
     writer.join(10)
     (last,) = [event.sentence for event in heard.events if isinstance(event, JobFailed)]
     assert f"_iter_{named}.solverstate" in last
+    assert f"model_checkpoint_iter_{named}.solverstate" in names(tmp_path), "though one alone is kept"
+
+
+def test_a_job_that_has_ended_is_not_cancelled(teller: Teller, heard: Heard, tmp_path: Path) -> None:
+    teller(checkpoint(10))
+    teller.finish()
+    said = len(heard.events)
+    teller.cancelled()
+    assert (names(tmp_path), len(heard.events)) == ([], said)

@@ -1,11 +1,13 @@
 """Files from one machine to another: resumed where they broke off, checked, and never there by half."""
 
 import posixpath
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity.stop import stop_base
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import ConnectionLostError, Files
@@ -34,13 +36,26 @@ class Copied:
 
 
 def again(seconds: float = AGAIN_SECONDS) -> Retrying:
-    """Asks again, ever more patiently, where the connection broke; after the seconds its error is raised."""
+    """Asks again, ever more patiently, where the connection broke; the seconds after that its error is raised."""
     return Retrying(
         retry=retry_if_exception_type(ConnectionLostError),
-        stop=stop_after_delay(seconds),
+        stop=_SinceItBroke(seconds),
         wait=wait_random_exponential(multiplier=0.2, max=5.0),
         reraise=True,
     )
+
+
+class _SinceItBroke(stop_base):
+    """Counts from the end of the first attempt, which may have gone well for hours."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._broke: float | None = None
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        now = time.monotonic()
+        self._broke = now if self._broke is None else self._broke
+        return now - self._broke >= self._seconds
 
 
 def copy(
@@ -95,12 +110,22 @@ class _Transfer:
         beside = posixpath.join(posixpath.dirname(place), f".{posixpath.basename(place)}.{checksum[:16]}.part")
         # Once more from the start, in case that what lay there from another time is not the file's beginning.
         for _ in range(2):
-            self._again(self._append_rest, path, beside, report)
+            self._append_all(path, beside, report)
             if self._again(self._target.checksums, [beside]).get(beside) == checksum:
                 self._again(self._put_in_place, beside, place, checksum)
                 return
             self._again(self._target.remove, beside)
         raise LaunchError(f"{path} changed while it was copied: wait until it is complete, then copy it again.")
+
+    def _append_all(self, path: str, beside: str, report: "_Report") -> None:
+        """Send the file however often the connection breaks, if more of it has come each time."""
+        while True:
+            size = report.size
+            try:
+                return self._again(self._append_rest, path, beside, report)
+            except ConnectionLostError:
+                if report.size == size:
+                    raise
 
     def _append_rest(self, path: str, beside: str, report: "_Report") -> None:
         """Send what the file beside does not have yet."""

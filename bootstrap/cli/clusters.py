@@ -1,6 +1,7 @@
 """`cos init`, `plan`, `up`, `resize`, `down`: clusters of AWS made and ended."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,7 +205,9 @@ def _up(
     _make(cluster, wait, yes=yes, new_kit=new_kit)
 
 
-def _make(cluster: str, wait: str, *, yes: bool, new_kit: bool = False) -> None:
+def _make(
+    cluster: str, wait: str, *, yes: bool, new_kit: bool = False, on_begin: Callable[[], None] = lambda: None
+) -> None:
     from bootstrap.clusters import config  # noqa: PLC0415
     from bootstrap.clusters.engine import alone, find_command  # noqa: PLC0415
     from bootstrap.clusters.up import build_kit, join, make, prepare  # noqa: PLC0415
@@ -216,6 +219,7 @@ def _make(cluster: str, wait: str, *, yes: bool, new_kit: bool = False) -> None:
         prepared = prepare(cluster, new_kit=new_kit)
         price = _checked(prepared)
         confirm(f"{_intent(prepared)} for {price}?", yes=yes)
+        on_begin()
         try:
             if prepared.own_kit is not None:
                 terminal.note("building the kit for the nodes (the first one takes minutes)")
@@ -295,12 +299,12 @@ def _resize(
         terminal.note(f"{', '.join(node.name for node in leaving)} will be removed")
     before = config.read(cluster).get("workers")
     config.change(cluster, workers=workers)
+    begun = threading.Event()
     try:
-        _make(cluster, wait, yes=yes)
-    except (LaunchError, typer.Exit) as error:
-        if getattr(error, "exit_code", 1) == LaunchError.exit_code or isinstance(error, typer.Exit):
-            config.change(cluster, workers=before)  # nothing was begun
-        raise
+        _make(cluster, wait, yes=yes, on_begin=begun.set)
+    finally:
+        if not begun.is_set():
+            config.change(cluster, workers=before)
 
 
 def jobs_of(cluster: str) -> Callable[[], list[str]]:

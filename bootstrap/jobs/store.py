@@ -81,14 +81,17 @@ class JobStore:
 
     def all(self) -> Iterator[JobRecord]:
         """The jobs, oldest first."""
-        for job in self._numbers():
-            if (self.folder(str(job)) / "job.json").exists():
-                yield self.read(str(job))
+        for job in self._entered():
+            yield self.read(job)
 
     def before(self, job: str) -> str | None:
         """The newest job that a job has to wait for; None when its turn has come."""
-        earlier = [number for number in self._numbers() if number < int(job)]
-        return next((str(number) for number in reversed(earlier) if not self.read(str(number)).is_over), None)
+        earlier = [other for other in self._entered() if int(other) < int(job)]
+        return next((other for other in reversed(earlier) if not self.read(other).is_over), None)
+
+    def _entered(self) -> list[str]:
+        """The jobs' numbers, but for a folder that was made and, on a full disk say, got no record."""
+        return [str(number) for number in self._numbers() if (self.folder(str(number)) / "job.json").exists()]
 
     def pid(self, job: str) -> int | None:
         """The process id of a job's runner; None where it does not live."""

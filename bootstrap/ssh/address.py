@@ -15,6 +15,7 @@ class Limits:
         auth: from there until the login.
         command: a command, unless whoever runs it says otherwise.
         keep_alive: between two signs of life, so that no firewall forgets an idle connection.
+        unanswered: that what is sent may go unacknowledged by the other end's network, before the connection is lost.
         again: until a lost connection is given up.
     """
 
@@ -22,6 +23,7 @@ class Limits:
     auth: float = 20.0
     command: float = 60.0
     keep_alive: float = 15.0
+    unanswered: float = 30.0
     again: float = 120.0
 
 

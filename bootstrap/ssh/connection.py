@@ -77,6 +77,8 @@ class Connection:
         try:
             return self.transport().open_session(timeout=self.address.limits.connect)
         except BROKEN as error:
+            if not isinstance(error, paramiko.ChannelException):  # nobody answered, and who tries again needs another
+                self.close()
             raise self.lost(error) from error
 
     def tunnel(self, host: str, port: int) -> paramiko.Channel:
@@ -169,7 +171,7 @@ class Connection:
                     f"`{address.proxy[0]}`, the way to {self._who()}, cannot be run ({error.strerror}): install it."
                 ) from None
         try:
-            return socket.create_connection((address.host, address.port), timeout=limits.connect)
+            plug = socket.create_connection((address.host, address.port), timeout=limits.connect)
         except TimeoutError:
             raise ConnectionLostError(
                 f"{self._who()} did not answer within the connect limit of {limits.connect:g} s: is it running, and "
@@ -179,6 +181,9 @@ class Connection:
             raise ConnectionLostError(
                 f"{self._who()} cannot be reached ({error.strerror or error}): is it running?"
             ) from None
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; elsewhere a network that changes is noticed by its reset alone
+            plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.unanswered * 1000))
+        return plug
 
     def _pin(self, client: paramiko.SSHClient) -> None:
         """Let the client know the node's keys, and no others."""

@@ -91,7 +91,7 @@ class Hypervisor:
             if busy is not None and not busy.done():
                 continue
             if busy is not None:
-                busy.result()
+                self._work.pop(instance["InstanceId"]).result()
             self._follow(instance, groups, members, orders)
         self._note()
 

@@ -36,6 +36,14 @@ def test_turns(tmp_path: Path) -> None:
     assert store.before("3") == "1"
 
 
+def test_a_number_without_a_record_holds_up_nobody(tmp_path: Path) -> None:
+    """Of a submission that found a full disk."""
+    store = JobStore(tmp_path)
+    (tmp_path / "1").mkdir()
+    record, _ = store.create(spec())
+    assert (record.id, store.before(record.id)) == ("2", None)
+
+
 def test_a_runner_that_is_gone(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
     record = store.create(spec())[0]

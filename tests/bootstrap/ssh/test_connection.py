@@ -1,5 +1,6 @@
 import getpass
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -166,6 +167,27 @@ def test_a_broken_connection_is_made_again(sshd: Server, wire: Wire) -> None:
             host.run(["sleep", "30"])
         timer.join()
         assert host.run(["echo", "again"]).output == b"again\n"
+
+
+def test_a_connection_on_which_nobody_answers_is_made_again(sshd: Server) -> None:
+    with Connection(sshd.address(limits=Limits(connect=0.5))) as connection:
+        host = SshHost(connection)
+        sshds = int(host.run(["sh", "-c", "echo $PPID"]).output)
+        os.kill(sshds, signal.SIGSTOP)
+        try:
+            with pytest.raises(ConnectionLostError, match="The connection to master"):
+                host.run(["true"])
+            assert host.run(["echo", "again"]).output == b"again\n"
+        finally:
+            os.kill(sshds, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+def test_what_goes_unacknowledged_ends_the_connection(sshd: Server) -> None:
+    with Connection(sshd.address(limits=Limits(unanswered=7.5))) as connection:
+        plug = connection.transport().sock
+        assert isinstance(plug, socket.socket)
+        assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7500
 
 
 def test_through_the_master(sshd: Server) -> None:

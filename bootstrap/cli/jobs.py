@@ -50,13 +50,14 @@ def _logs(
     """Print what a job says, with its Spark's warnings."""
     from bootstrap.cli.attach import Watch  # noqa: PLC0415
     from bootstrap.follow import follow as stream  # noqa: PLC0415
+    from bootstrap.transfer import again  # noqa: PLC0415
 
     with site(cluster) as there:
         record = there.jobs.find(job)
         path, offset = there.jobs.log(record.id), 0
         if lines:
-            tail = last_lines(there, path, lines)
-            offset = (there.host.files.size(path) or 0) - len(tail)
+            tail = again()(last_lines, there, path, lines)
+            offset = (again()(there.host.files.size, path) or 0) - len(tail)
         watch = Watch(there.jobs, record)
         for piece in stream(there.host, path, watch.is_over if follow else lambda: True, offset=offset):
             terminal.raw(piece)
@@ -128,14 +129,14 @@ def fetch(there: Site, record: "JobRecord", to: Path | None = None) -> list[str]
         LaunchError: There is nothing to bring.
     """
     from bootstrap.local_host import LocalFiles  # noqa: PLC0415
-    from bootstrap.transfer import copy  # noqa: PLC0415
+    from bootstrap.transfer import again, copy  # noqa: PLC0415
 
     sizes: dict[str, int] = {}
     places: dict[str, str] = {}
     for result in record.results:
         place = result.place if to is None else str(to / Path(result.place).name)
         try:
-            tree = there.host.files.tree(result.path)
+            tree = again()(there.host.files.tree, result.path)
         except FileNotFoundError:  # not written yet, or never
             continue
         for name, size in tree.items():

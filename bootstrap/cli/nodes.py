@@ -235,10 +235,10 @@ def _pull(
 
 def _pull_from(files: "Files", name: str, source: str, target: Path) -> "Copied":
     from bootstrap.local_host import LocalFiles  # noqa: PLC0415
-    from bootstrap.transfer import copy  # noqa: PLC0415
+    from bootstrap.transfer import again, copy  # noqa: PLC0415
 
     try:
-        tree = files.tree(source)
+        tree = again()(files.tree, source)
     except FileNotFoundError:
         raise LaunchError(f"{source} is not there on {name}: check the path.") from None
     paths = {

@@ -44,6 +44,9 @@ class Runner:
     def run(self) -> int:
         """Run the job and return its exit code."""
         self._store.hold(self._record.id)
+        self._record = self._store.read(self._record.id)
+        if self._record.is_over:  # it was cancelled before there was anybody to tell
+            return INTERRUPTED
         code, message = _USER_ERROR, ""
         try:
             self._wait_for_turn()

@@ -76,6 +76,8 @@ class JobStore:
             return record
         if record.state == "queued" and now() - record.submitted < _START_GRACE:
             return record
+        if self.pid(job) is not None:  # it began just now
+            return self.read(job)
         message = "its process is gone: the machine was restarted, or had no memory left"
         return record.model_copy(update={"state": "failed", "message": message})
 

@@ -7,6 +7,7 @@ import pytest
 
 from bootstrap.jobs import agent, runner
 from bootstrap.jobs.record import JobRecord, JobSpec, LocalTarget, now
+from bootstrap.jobs.runner import Runner
 from bootstrap.jobs.start import systemd_command
 from bootstrap.jobs.store import JobStore
 
@@ -34,6 +35,16 @@ def test_turns(tmp_path: Path) -> None:
     assert [store.before(record.id) for record in records] == [None, "1", "2"]
     store.write(records[1].model_copy(update={"state": "succeeded"}))
     assert store.before("3") == "1"
+
+
+def test_a_job_cancelled_before_its_runner_is_there_does_not_run(tmp_path: Path) -> None:
+    store = JobStore(tmp_path)
+    record, _ = store.create(spec())
+    runner = Runner(store, record.id)
+    cancelled = record.model_copy(update={"state": "cancelled", "ended": record.submitted, "exit_code": 130})
+    store.write(cancelled)
+    assert runner.run() == 130
+    assert store.read(record.id) == cancelled
 
 
 def test_a_number_without_a_record_holds_up_nobody(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _read_metrics(there: Site, record: JobRecord, progress: TrainingProgress, of
 
 
 def _tail(there: Site, record: JobRecord) -> list[str]:
-    tail = again()(verbs.last_lines, there, there.jobs.log(record.id), _TAIL_LINES)
+    _, tail = verbs.last_lines(there, there.jobs.log(record.id), _TAIL_LINES)
     return tail.decode(errors="replace").splitlines()
 
 

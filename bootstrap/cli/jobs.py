@@ -50,25 +50,29 @@ def _logs(
     """Print what a job says, with its Spark's warnings."""
     from bootstrap.cli.attach import Watch  # noqa: PLC0415
     from bootstrap.follow import follow as stream  # noqa: PLC0415
-    from bootstrap.transfer import again  # noqa: PLC0415
 
     with site(cluster) as there:
         record = there.jobs.find(job)
         path, offset = there.jobs.log(record.id), 0
         if lines:
-            tail = again()(last_lines, there, path, lines)
-            offset = (again()(there.host.files.size, path) or 0) - len(tail)
+            offset, _ = last_lines(there, path, lines)
         watch = Watch(there.jobs, record)
         for piece in stream(there.host, path, watch.is_over if follow else lambda: True, offset=offset):
             terminal.raw(piece)
 
 
-def last_lines(there: Site, path: str, count: int) -> bytes:
-    """The end of a file on the site's host."""
+def last_lines(there: Site, path: str, count: int) -> tuple[int, bytes]:
+    """The end of a file on the site's host, and at which byte it begins."""
+    from bootstrap.transfer import again  # noqa: PLC0415
+
     files = there.host.files
-    size = files.size(path) or 0
-    tail = files.read(path, max(0, size - _TAIL_BYTES)) if size else b""
-    return b"".join(tail.splitlines(keepends=True)[-count:])
+    size = again()(files.size, path)
+    if not size:
+        return 0, b""
+    start = max(0, size - _TAIL_BYTES)
+    end = again()(files.read, path, start)
+    tail = b"".join(end.splitlines(keepends=True)[-count:])
+    return start + len(end) - len(tail), tail
 
 
 def _attach(job: JobName = None, *, cluster: ClusterName = LOCAL) -> None:

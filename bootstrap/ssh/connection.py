@@ -6,8 +6,9 @@ import shlex
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import paramiko
 
@@ -19,6 +20,7 @@ from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 # What paramiko raises where a connection broke: a send over one that is closed is an EOFError to it, `close` included.
 BROKEN = (paramiko.SSHException, EOFError, OSError)
 
+_Opened = TypeVar("_Opened")
 _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
 # paramiko has the same exception for a key that is refused and for a connection that breaks meanwhile.
 _CUT = "transport shut down"
@@ -74,35 +76,35 @@ class Connection:
 
     def channel(self) -> paramiko.Channel:
         """A channel for one command."""
-        try:
-            return self.transport().open_session(timeout=self.address.limits.connect)
-        except BROKEN as error:
-            if not isinstance(error, paramiko.ChannelException):  # nobody answered, and who tries again needs another
-                self.close()
-            raise self.lost(error) from error
+        return self._open(lambda transport: transport.open_session(timeout=self.address.limits.connect))
 
     def tunnel(self, host: str, port: int) -> paramiko.Channel:
         """A channel to a port as the node sees it."""
-        try:
-            return self.transport().open_channel(
+        return self._open(
+            lambda transport: transport.open_channel(
                 "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=self.address.limits.connect
             )
-        except BROKEN as error:
-            raise self.lost(error) from error
+        )
 
     def sftp(self) -> paramiko.SFTPClient:
         """The one file channel, made anew with the connection."""
         with self._lock:
-            transport = self.transport()
+            self.transport()
             if self._sftp is None or self._sftp.get_channel() is None or self._sftp.sock.closed:
-                try:
-                    self._sftp = paramiko.SFTPClient.from_transport(transport)
-                except BROKEN as error:
-                    raise self.lost(error) from error
+                self._sftp = self._open(paramiko.SFTPClient.from_transport)
             if self._sftp is None:
                 raise ConnectionLostError(f"{self._who()} offers no file transfer: its sshd needs the sftp subsystem.")
             self._sftp.sock.settimeout(self.address.limits.command)
             return self._sftp
+
+    def _open(self, opened: Callable[[paramiko.Transport], _Opened]) -> _Opened:
+        """What is opened over the connection, which is closed where nobody answers: who tries again needs another."""
+        try:
+            return opened(self.transport())
+        except BROKEN as error:
+            if not isinstance(error, paramiko.ChannelException):  # that is an answer
+                self.close()
+            raise self.lost(error) from error
 
     def is_alive(self) -> bool:
         """Whether the connection stands, as far as is known."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
-from tenacity.stop import stop_base
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import ConnectionLostError, Files
@@ -45,14 +44,14 @@ def again(seconds: float = AGAIN_SECONDS) -> Retrying:
     )
 
 
-class _SinceItBroke(stop_base):
+class _SinceItBroke:
     """Counts from the end of the first attempt, which may have gone well for hours."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._broke: float | None = None
 
-    def __call__(self, retry_state: RetryCallState) -> bool:
+    def __call__(self, _: RetryCallState) -> bool:
         now = time.monotonic()
         self._broke = now if self._broke is None else self._broke
         return now - self._broke >= self._seconds

@@ -1,9 +1,8 @@
 """`cos init`, `plan`, `up`, `resize`, `down`: clusters of AWS made and ended."""
 
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -206,7 +205,7 @@ def _up(
 
 
 def _make(
-    cluster: str, wait: str, *, yes: bool, new_kit: bool = False, on_begin: Callable[[], None] = lambda: None
+    cluster: str, wait: str, *, yes: bool, new_kit: bool = False, on_begin: Callable[[], object] = lambda: None
 ) -> None:
     from bootstrap.clusters import config  # noqa: PLC0415
     from bootstrap.clusters.engine import alone, find_command  # noqa: PLC0415
@@ -299,12 +298,9 @@ def _resize(
         terminal.note(f"{', '.join(node.name for node in leaving)} will be removed")
     before = config.read(cluster).get("workers")
     config.change(cluster, workers=workers)
-    begun = threading.Event()
-    try:
-        _make(cluster, wait, yes=yes, on_begin=begun.set)
-    finally:
-        if not begun.is_set():
-            config.change(cluster, workers=before)
+    with ExitStack() as undo:
+        undo.callback(config.change, cluster, workers=before)
+        _make(cluster, wait, yes=yes, on_begin=undo.pop_all)  # what has begun stays
 
 
 def jobs_of(cluster: str) -> Callable[[], list[str]]:

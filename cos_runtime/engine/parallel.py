@@ -72,11 +72,10 @@ class Parallel(DistributedDataParallel):
         """Send a bucket's gradients; torch is told that they are there, and has no more to do with them."""
         gradients = bucket.buffer().div_(dist.get_world_size())
         start = 0
-        for rows in _pieces(bucket):
-            stop = start + sum(each.of(each.parameter).numel() for each in rows)
-            work = dist.all_reduce(gradients[start:stop], async_op=True)
+        for rows, size in _pieces(bucket):
+            work = dist.all_reduce(gradients[start : start + size], async_op=True)
             self._under_way.append((work, rows))
-            start = stop
+            start += size
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         done.set_result(gradients)
         return done
@@ -86,8 +85,8 @@ class Parallel(DistributedDataParallel):
         return self.module(*inputs, **kwargs)
 
 
-def _pieces(bucket: GradBucket) -> Iterator[list[Rows]]:
-    """The rows of the bucket's parameters, which lie in it one after the other, in pieces of about the same size.
+def _pieces(bucket: GradBucket) -> Iterator[tuple[list[Rows], int]]:
+    """The rows of the bucket's parameters, which lie in it one after the other, in pieces; and each piece's elements.
 
     A blob's first axis is the outermost in memory too, contiguous or channels_last.
     """
@@ -98,10 +97,10 @@ def _pieces(bucket: GradBucket) -> Iterator[list[Rows]]:
             piece.append(rows)
             size += rows.of(parameter).numel()
             if size >= _PIECE_ELEMENTS:
-                yield piece
+                yield piece, size
                 piece, size = [], 0
     if piece:
-        yield piece
+        yield piece, size
 
 
 @contextlib.contextmanager

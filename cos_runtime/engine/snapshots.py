@@ -106,15 +106,8 @@ class Snapshots:
             storage.write_bytes(self.model, model)
         return saved
 
-    def prune(self) -> None:
+    def remove_checkpoints(self, kept: int = 0) -> None:
         """Remove the checkpoints of this run but the ``kept`` newest."""
-        self._remove_checkpoints(self.kept)
-
-    def remove_checkpoints(self) -> None:
-        """Remove all checkpoints of this run."""
-        self._remove_checkpoints(0)
-
-    def _remove_checkpoints(self, kept: int) -> None:
         while len(self._checkpoints) > kept:
             old = self._checkpoints.popleft()
             # The state first: without it the weights are no checkpoint.

@@ -87,7 +87,7 @@ class Teller:
                 self._last_saved, self._at = saved, facts["iteration"]
             self._reporters.emit(SnapshotSaved(facts["iteration"], saved.model, saved.state))
         if not self._is_cancelled:  # else the last words have named the one before
-            self._snapshots.prune()
+            self._snapshots.remove_checkpoints(self._snapshots.kept)
 
     def finish(self) -> None:
         """The job has ended well."""

@@ -193,9 +193,7 @@ class Lab:
         pid = self.machines()[instance]["pid"]
         inside = ["nsenter", "--all", "--root", "--wd", "--target", str(pid), "--", *command]
         environment = {"PATH": PATH}  # this machine's leads to programs, and to folders, that an instance may lack
-        ended = subprocess.run(inside, env=environment, capture_output=True, text=True, check=False, timeout=seconds)
-        assert ended.returncode == 0, f"{instance}: {command}: exit code {ended.returncode}: {ended.stderr}"
-        return ended.stdout
+        return network.run(*inside, environment=environment, seconds=seconds)
 
     def console(self, instance: str) -> str:
         """What an instance has printed."""

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,14 +42,29 @@ class Rule(NamedTuple):
     last: int = 65535
 
 
-def run(*command: str, given: str | None = None) -> str:
+def run(
+    *command: str, given: str | None = None, environment: Mapping[str, str] | None = None, seconds: float = _SECONDS
+) -> str:
     """Run a program of the system and return what it says.
+
+    Args:
+        command: The program and its arguments.
+        given: Its stdin.
+        environment: In place of this process's.
+        seconds: Its limit.
 
     Raises:
         OSError: It fails.
     """
     ended = subprocess.run(
-        command, input=given, capture_output=True, text=True, timeout=_SECONDS, check=False, start_new_session=True
+        command,
+        input=given,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        start_new_session=True,
     )
     if ended.returncode:
         raise OSError(f"{' '.join(command)}: {ended.stderr.strip()}")

@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, room: int)
         snapshots.save(8, b"M" * 10_000, b"S" * 20_000, CHECKPOINT)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     snapshots.save(12, b"N" * 10_000, b"T" * 20_000, CHECKPOINT)
-    snapshots.prune()
+    snapshots.remove_checkpoints(snapshots.kept)
     assert {path.name for path in tmp_path.iterdir()} == {
         "model_checkpoint_iter_12.caffemodel",
         "model_checkpoint_iter_12.solverstate",

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ def verb(app: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[...
     return register
 
 
+_asking = threading.Lock()
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a verb does its work.
@@ -143,7 +147,14 @@ def ssh_host(address: "Address", cluster: "Cluster") -> Iterator["Host"]:
 
 
 def _ask_passphrase(key: Path) -> str | None:
-    """Ask the person, where there is one."""
+    """Ask the person, once for all nodes, which are logged in to at the same time."""
+    with _asking:
+        return _passphrase(key)
+
+
+@functools.cache
+def _passphrase(key: Path) -> str | None:
+    """The person's answer; None where there is no person."""
     if not terminal.console(stderr=True).is_terminal:
         return None
     return str(typer.prompt(f"Passphrase of {key}", hide_input=True, err=True))

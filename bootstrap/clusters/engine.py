@@ -64,6 +64,7 @@ class Engine:
         os.environ["PATH"] = os.pathsep.join([find_command(), os.environ.get("PATH", "")])
         state = home.home() / "state"
         state.mkdir(parents=True, exist_ok=True)
+        interrupted.wait_for_engine(state, name)
         self._is_mended = interrupted.mend(state, name)
         backend = os.environ.get("PULUMI_BACKEND_URL") or f"file://{state}"
         settings = automation.ProjectSettings(name="cos", runtime="python", backend=automation.ProjectBackend(backend))

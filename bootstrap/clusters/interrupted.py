@@ -7,13 +7,57 @@ would make another beside it, or fail because the name is taken.
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from bootstrap.errors import FailedError
 from bootstrap.teardown import Place, remove_orphans
+
+_POLL_SECONDS = 0.5
+_ENGINE_SECONDS = 60.0
+
+
+def wait_for_engine(state: Path, name: str, seconds: float = _ENGINE_SECONDS) -> None:
+    """Wait until no process of Pulumi's is at the stack: that of a `cos` which alone was killed ends what it is at.
+
+    Args:
+        state: The folder of Pulumi's file backend.
+        name: The stack.
+        seconds: The limit.
+
+    Raises:
+        FailedError: One still is after the seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while living := [pid for pid in _holders(state, name) if _is_pulumi(pid)]:
+        if time.monotonic() > deadline:
+            raise FailedError(
+                f"Pulumi (process {living[0]}), which a cos that was killed has left, still works on {name} after "
+                f"{seconds:.0f} s: wait until it is done, or end it by `kill {living[0]}`."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _holders(state: Path, name: str) -> Iterator[int]:
+    """The processes of this machine that Pulumi's locks of a stack tell of; they may have ended."""
+    for lock in state.glob(f".pulumi/locks/**/{name}/*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):  # gone, or cut short
+            told = json.loads(lock.read_text())
+            if told["hostname"] == socket.gethostname():
+                yield int(told["pid"])
+
+
+def _is_pulumi(pid: int) -> bool:
+    """Whether it runs, and is not somebody who was given its number since."""
+    ps = ["ps", "-o", "stat=", "-o", "comm=", "-p", str(pid)]
+    state, _, command = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
+    return Path(command.strip()).name == "pulumi" and not state.startswith("Z")  # a zombie: it has ended
 
 
 def mend(state: Path, name: str) -> bool:

@@ -51,15 +51,18 @@ class Guard:
         deadline = self.deadline()
         if deadline != self._scheduled:
             self._schedule(deadline)
-        left = {
-            "its deadline": deadline - self._context.metadata.now() - self._save_seconds,
-            "nobody using the cluster": self._idleness.seconds_left(),
-        }
-        for reason, seconds in left.items():
+        for reason, seconds in self._left(deadline).items():
             if seconds <= 0:
                 return self._end(reason)
             self._warn(reason, seconds)
         return False
+
+    def _left(self, deadline: float) -> dict[str, float]:
+        """Seconds until the node has to begin to end, by the reason."""
+        return {
+            "its deadline": deadline - self._context.metadata.now() - self._save_seconds,
+            "nobody using the cluster": self._idleness.seconds_left(),
+        }
 
     def deadline(self) -> float:
         """The deadline, in seconds since the epoch: the tag's, else the last known, else the TTL counted from boot."""
@@ -70,10 +73,13 @@ class Guard:
                 return float(known.read_text())
             except (OSError, ValueError):
                 deadline = self._context.metadata.now() - _uptime() + self._context.plan.ttl_minutes * 60
-        known.parent.mkdir(parents=True, exist_ok=True)
         beside = known.with_suffix(".part")
-        beside.write_text(str(deadline))
-        beside.replace(known)
+        try:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(str(deadline))
+            beside.replace(known)
+        except OSError as error:  # a full disk, with which a node has to end all the same
+            _log.error("the deadline cannot be kept for when metadata are away: %s", error)
         return deadline
 
     def _tag(self) -> float | None:
@@ -106,10 +112,14 @@ class Guard:
             _run(["wall", f"COS: this node shuts down in {math.ceil(seconds / 60)} min because of {reason}."])
 
     def _end(self, reason: str) -> bool:
-        """Save what is worth it and shut down; whether that was to be had."""
+        """Save what is worth it and shut down; whether that was to be had, and nobody has put it off meanwhile."""
         _log.warning("this node ends because of %s", reason)
         _run(["wall", f"COS: this node shuts down now because of {reason}."])
         save(self._context, self._save_seconds)
+        if self._left(self.deadline())[reason] > 0:
+            _log.warning("this node does not end: it was given more time, or is used again")
+            _run(["wall", "COS: this node does not shut down: it was given more time, or is used again."])
+            return False
         return _run(["shutdown", "-P", "now"])
 
 

@@ -72,23 +72,23 @@ class Idleness:
     def _tell(self, busy: bool) -> None:
         """Let the workers know."""
         word = json.dumps({"busy": busy, "at": self._context.metadata.now()})
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory, "activity.json")
-            path.write_text(word)
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory, "activity.json")
+                path.write_text(word)
                 self._context.aws.put_object(self._context.plan.bucket, KEY, path, _REQUEST_SECONDS)
-            except OSError as error:
-                _log.warning("the workers cannot be told: %s", error)
+        except OSError as error:  # a full disk's too
+            _log.warning("the workers cannot be told: %s", error)
 
     def _hear(self) -> bool:
         """What the master says; nothing where it has been silent for minutes."""
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory, "activity.json")
-            try:
+        try:
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory, "activity.json")
                 self._context.aws.get_object(self._context.plan.bucket, KEY, path, _REQUEST_SECONDS)
                 word = json.loads(path.read_text())
-                is_fresh = self._context.metadata.now() - float(word["at"]) < _STALE_SECONDS
-                return is_fresh and bool(word["busy"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                _log.info("no word of the master: %s", error)
-                return False
+            is_fresh = self._context.metadata.now() - float(word["at"]) < _STALE_SECONDS
+            return is_fresh and bool(word["busy"])
+        except (OSError, ValueError, KeyError, TypeError) as error:  # a full disk's too
+            _log.info("no word of the master: %s", error)
+            return False

@@ -1,6 +1,7 @@
 """One connection to a node, kept and shared by all that talk to it, made again where it broke."""
 
 import contextlib
+import functools
 import logging
 import shlex
 import socket
@@ -26,6 +27,10 @@ _Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
 _CUT = "transport shut down"
 # Before paramiko's own first choice: it needs no second pass for the packet's checksum.
 _FAST_CIPHER = "aes128-gcm@openssh.com"
+
+# OpenSSH's sshd turns logins away at random from the eleventh at a time on (MaxStartups, "10:30:100"), and all nodes
+# are reached through the master's. Two are left to others.
+_LOGINS_AT_ONCE = 8
 
 # What it logs with a stack trace is raised too, and told in a sentence.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -127,6 +132,12 @@ class Connection:
                 self._jump.close()
 
     def _connect(self) -> paramiko.SSHClient:
+        # A node behind another is logged in to through a connection of its own: one login at a time.
+        turn = _turns(self.address.host, self.address.port) if self._jump is None else contextlib.nullcontext()
+        with turn:
+            return self._log_in()
+
+    def _log_in(self) -> paramiko.SSHClient:
         address, limits = self.address, self.address.limits
         key = None if address.key_file is None else load_key(address.key_file, self._ask)
         client = paramiko.SSHClient()
@@ -224,6 +235,12 @@ class Connection:
     def _who(self) -> str:
         address = self.address
         return f"{address.name} ({address.host}:{address.port})"
+
+
+@functools.cache
+def _turns(_host: str, _port: int) -> threading.BoundedSemaphore:
+    """What a login at an sshd holds, for as many as it takes at a time for certain."""
+    return threading.BoundedSemaphore(_LOGINS_AT_ONCE)
 
 
 def close(broken: paramiko.SSHClient | _Route) -> None:

@@ -327,7 +327,7 @@ def test_down_is_killed_and_run_again(cos: Laptop, lab: Lab, before: set[str]) -
 def _changes(lab: Lab, before: set[str]) -> set[str]:
     with lab.laptop():
         changes = inventory(lab.cloud) ^ before
-    return {name for name in changes if not name.startswith(("bucket-policies/", "sgr-"))}
+    return {name for name in changes if not name.startswith("sgr-")}
 
 
 def test_a_node_that_lacks_gpus_is_named(lab: Lab) -> None:

@@ -34,7 +34,6 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
 UsePAM no
-MaxStartups 100
 Subsystem sftp internal-sftp
 """
 # The last argument says when: `now`, `+MINUTES`, or `-c` for never.

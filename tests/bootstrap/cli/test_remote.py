@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.cli.nodes import ssh_command
+from bootstrap.cluster import save
 from tests.fixtures.command import cos, known_cluster
 from tests.fixtures.sshd import Server, make_key
 
@@ -97,6 +100,27 @@ def test_openssh_trusts_the_pinned_keys_alone(
     refused = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert refused.returncode == 255
     assert b"Host key verification failed" in refused.stderr
+
+
+def test_a_passphrase_is_asked_for_once(sshd: Server, tmp_path: Path, cos_home: Path) -> None:
+    key = tmp_path / "encrypted"
+    shutil.copy(sshd.key, key)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", key], check=True)
+    cluster = known_cluster(sshd, tmp_path / "node", sys.executable, workers=3)
+    save(cluster.model_copy(update={"key_file": str(key)}))
+    command = shlex.join([sys.executable, "-m", "bootstrap.cli", "run", "--cluster", "lab", "--", "echo", "there"])
+    # `script` gives it a terminal, which is where a person is asked.
+    terminal = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
+    with subprocess.Popen(terminal, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked = b""
+        while not asked.endswith(b"encrypted: "):
+            asked += process.stdout.read(1)
+        out, _ = process.communicate(b"open sesame\n", timeout=60)
+    assert process.returncode == 0
+    assert b"Passphrase" not in out
+    assert sorted(out.decode().split("\r\n")) == ["", "", "master: there", *(f"worker-{n}: there" for n in range(3))]
 
 
 def test_an_impostor_and_a_node_that_is_away(sshd: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,16 @@
 """What a killed `up` leaves: here the files of the state; `tests/e2e/test_faults.py` kills one in the lab."""
 
+import json
+import shutil
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from bootstrap.clusters.interrupted import mend
+from bootstrap.clusters.interrupted import mend, wait_for_engine
+from bootstrap.errors import FailedError
 
 WHOLE, BEFORE = '{"version": 3, "checkpoint": {"latest": 2}}', '{"version": 3, "checkpoint": {"latest": 1}}'
 
@@ -62,3 +68,31 @@ def test_the_lock_of_a_lost_state_goes(state: Path, *, lost: bool) -> None:
             path.unlink()
     assert not mend(state, "dev")
     assert lock.exists() is not lost
+
+
+def locked(state: Path, pid: int, hostname: str = "") -> None:
+    """The lock of a process, as Pulumi writes it."""
+    lock = state / f".pulumi/locks/organization/cos/dev/{pid}.json"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(json.dumps({"pid": pid, "username": "ada", "hostname": hostname or socket.gethostname()}))
+
+
+def test_an_engine_that_outlives_its_cos_is_waited_for(state: Path, tmp_path: Path) -> None:
+    engine = Path(shutil.copy(shutil.which("sleep") or "", tmp_path / "pulumi"))
+    began = time.monotonic()
+    with subprocess.Popen([engine, "2"]) as process, subprocess.Popen([engine, "60"]) as elsewhere:
+        locked(state, process.pid)
+        locked(state, elsewhere.pid, "another-laptop")
+        with pytest.raises(FailedError, match=f"process {process.pid}.* works on dev after 0 s: wait until .* `kill"):
+            wait_for_engine(state, "dev", seconds=0.0)
+        wait_for_engine(state, "other", seconds=0.0)
+        wait_for_engine(state, "dev")
+        elsewhere.kill()
+    assert 1.5 < time.monotonic() - began < 30.0
+
+
+def test_the_number_of_an_engine_that_somebody_else_has_now(state: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        locked(state, process.pid)
+        wait_for_engine(state, "dev", seconds=0.0)
+        process.kill()

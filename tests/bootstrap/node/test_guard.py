@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bootstrap.node import activity
+from bootstrap.node import guard as guards
 from bootstrap.node.aws import Aws
 from bootstrap.node.context import Context
 from bootstrap.node.guard import Guard, parse_deadline
@@ -98,6 +99,34 @@ def test_saving_begins_before_the_deadline(context: Context, imds: MetadataServe
     imds.entries[TAG] = in_minutes(1.5)
     assert guard(context).tick()
     assert programs.calls("shutdown") == ["-P +2", "-P now"]
+
+
+def test_more_time_given_while_it_saves_counts(
+    context: Context, imds: MetadataServer, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a save of two minutes leaves of time to `cos extend`."""
+    imds.entries[TAG] = in_minutes(1.5)
+
+    def extended(context: Context, seconds: float) -> int:
+        imds.entries[TAG] = in_minutes(59.5)
+        return 0
+
+    monkeypatch.setattr(guards, "save", extended)
+    watched = guard(context)
+    assert not watched.tick()
+    assert not watched.tick()
+    assert programs.calls("shutdown") == ["-P +2", "-P +60"]
+    assert "does not shut down" in programs.calls("wall")[-1]
+
+
+def test_a_full_disk_keeps_no_node_from_its_end(context: Context, imds: MetadataServer, programs: Programs) -> None:
+    context.layout.deadline.with_suffix(".part").mkdir(parents=True)  # nothing can be written there
+    imds.entries[TAG] = in_minutes(90.5)
+    watched = guard(context)
+    assert not watched.tick()
+    imds.entries[TAG] = in_minutes(-1)
+    assert watched.tick()
+    assert programs.calls("shutdown")[-1] == "-P now"
 
 
 def test_a_short_life_is_not_all_saving(context: Context, imds: MetadataServer, programs: Programs) -> None:

@@ -228,6 +228,16 @@ def test_all_nodes_at_once_and_one_is_away(sshd: Server) -> None:
     assert isinstance(results["worker-4"], ConnectionLostError)
 
 
+def test_more_nodes_at_once_than_the_masters_sshd_takes_logins(sshd: Server) -> None:
+    """It takes ten; the eleventh that comes meanwhile it turns away."""
+
+    def hostname(index: int) -> bytes:
+        with Connection(sshd.address(f"worker-{index}")) as connection:
+            return SshHost(connection).run(["echo", "there"]).output
+
+    assert [result for _, result in on_all(range(24), hostname)] == [b"there\n"] * 24
+
+
 def test_a_program_ends_with_its_block(sshd: Server, tmp_path: Path) -> None:
     with Connection(sshd.address()) as connection:
         host = SshHost(connection, [sys.executable])

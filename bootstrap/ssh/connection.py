@@ -175,7 +175,13 @@ class Connection:
         """The way to the node's sshd: TCP, a channel through the jump host, or a command's stdin and stdout."""
         address, limits = self.address, self.address.limits
         if self._jump is not None:
-            return self._jump.tunnel(address.host, address.port)
+            self._jump.transport()  # what is wrong with the jump host is told of that
+            try:
+                return self._jump.tunnel(address.host, address.port)
+            except ConnectionLostError as error:
+                raise ConnectionLostError(
+                    f"{self._who()} cannot be reached from {self._jump.address.name}: is it running?"
+                ) from error
         if address.proxy:
             try:
                 return paramiko.ProxyCommand(shlex.join(address.proxy))

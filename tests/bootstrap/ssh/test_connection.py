@@ -202,6 +202,13 @@ def test_through_the_master(sshd: Server) -> None:
     )
 
 
+def test_a_node_behind_the_master_that_is_away(sshd: Server) -> None:
+    away = refusal(sshd, name="worker-0", port=1, jump=sshd.address())
+    assert away == "worker-0 (127.0.0.1:1) cannot be reached from master: is it running?"
+    nobody = refusal(sshd, name="worker-0", jump=sshd.address(port=1))
+    assert nobody == "master (127.0.0.1:1) cannot be reached (Connection refused): is it running?"
+
+
 def test_the_way_through_the_master_breaks(sshd: Server) -> None:
     """What is closed then cannot say so to the other end, which is nobody's error."""
     worker = sshd.address("worker-0", jump=sshd.address(), host="127.0.0.1")

@@ -12,30 +12,20 @@ from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.engine.failures import JobCancelled
 from cos_runtime.engine.job import TrainingPlan, TrainJob
 from cos_runtime.engine.line import Message
-from cos_runtime.engine.report.events import Event, JobFailed
+from cos_runtime.engine.report.events import JobFailed
 from cos_runtime.engine.report.reporters import Reporters
 from cos_runtime.engine.snapshots import CHECKPOINT, Snapshots
 from cos_runtime.engine.tell import Teller
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
+from tests.cos_runtime.engine.listener import Listener
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def heard() -> Listener:
+    return Listener()
 
 
 @pytest.fixture
-def teller(tmp_path: Path, heard: Heard) -> Teller:
+def teller(tmp_path: Path, heard: Listener) -> Teller:
     prefix = f"{tmp_path}/model_checkpoint"
     snapshots = Snapshots(SolverParameter(), prefix="", model="", checkpoint_prefix=prefix, kept=1)
     job = cast("TrainJob", SimpleNamespace(records_a_step=64))
@@ -51,7 +41,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_once_cancelled_nothing_more_is_said_or_removed(teller: Teller, heard: Heard, tmp_path: Path) -> None:
+def test_once_cancelled_nothing_more_is_said_or_removed(teller: Teller, heard: Listener, tmp_path: Path) -> None:
     teller(checkpoint(10))
     teller.cancelled()
     assert isinstance(heard.events[-1], JobFailed)
@@ -74,7 +64,7 @@ def test_once_cancelled_nothing_more_is_said_or_removed(teller: Teller, heard: H
 
 @pytest.mark.parametrize(("takes", "named"), [(0.2, 20), (2.0, 10)])
 def test_a_snapshot_that_is_being_written_is_waited_for_but_not_long(  # noqa: PLR0917 - fixtures
-    teller: Teller, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, named: int
+    teller: Teller, heard: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: float, named: int
 ) -> None:
     teller(checkpoint(10))
     begun, over, save = threading.Event(), threading.Event(), Snapshots.save
@@ -96,7 +86,7 @@ def test_a_snapshot_that_is_being_written_is_waited_for_but_not_long(  # noqa: P
     assert f"model_checkpoint_iter_{named}.solverstate" in names(tmp_path), "though one alone is kept"
 
 
-def test_a_job_that_has_ended_is_not_cancelled(teller: Teller, heard: Heard, tmp_path: Path) -> None:
+def test_a_job_that_has_ended_is_not_cancelled(teller: Teller, heard: Listener, tmp_path: Path) -> None:
     teller(checkpoint(10))
     teller.finish()
     said = len(heard.events)

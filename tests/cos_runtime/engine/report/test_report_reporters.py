@@ -8,21 +8,10 @@ import pytest
 from cos_runtime.engine.report.events import Event, JobFinished, JobStarted, Progress, TestPass, TrainStep
 from cos_runtime.engine.report.reporters import Reporters, open_reporters
 from cos_runtime.errors import UserError
+from tests.cos_runtime.engine.listener import Listener
 
 JOB = JobStarted("train", 1, "gloo", "cpu", 64, max_iter=100, net="LeNet")
 STEP = TrainStep(0, 2.3, 0.01, {"loss": [2.3]}, 100.0, 1.0, {"loss": 1.0})
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.closed = 0
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class Broken:

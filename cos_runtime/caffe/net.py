@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cos_runtime.caffe.blobs import from_message
 from cos_runtime.caffe.layers import LAYERS, Layer, Shape
 from cos_runtime.caffe.phase import filter_net
+from cos_runtime.caffe.schema import weights_pb2
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, LayerParameter, NetParameter, NetState, ParamSpec, Phase
 from cos_runtime.caffe.steps import Step, plan
 from cos_runtime.caffe.upgrade import upgrade_net, with_input_layers
@@ -23,6 +26,14 @@ __all__ = ["LearnableBlob", "Net", "Weights", "same_shape", "with_input_layers"]
 
 Weights = Mapping[str, Sequence[np.ndarray]]
 """Parameter blobs by layer name, in Caffe's order."""
+
+
+class HasName(Protocol):
+    """A layer of any schema."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which need not be its own alone."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Net(nn.Module):
         phase: ``TRAIN`` or ``TEST``.
         input_shapes: shapes of tops of data layers that the prototxt does not tell (those of ``Data``).
         level: the net's level, for ``min_level`` and ``max_level`` rules.
-        stages: the net's stages, for ``stage`` and ``not_stage`` rules.
+        stages: the net's stages, for ``stage`` and ``not_stage`` rules; those of the prototxt's ``state`` count too.
 
     Attributes:
         param: the net of this phase: the layers that it includes, as weights files repeat them.
@@ -78,13 +89,14 @@ class Net(nn.Module):
         self.state_blobs: list[nn.Parameter] = []
         # By number: torch has names of its own, such as "training", which a layer may bear too.
         self.layers = nn.ModuleList()
-        self._names: list[str] = []
         self._shared: dict[str, LearnableBlob] = {}
-        param = filter_net(upgrade_net(param), NetState(phase=phase, level=level, stage=stages))
+        self._readers: Counter[str] = Counter()
+        param = filter_net(upgrade_net(param), NetState(phase=phase, level=level, stage=[*param.state.stage, *stages]))
         _complete_shared_specs(param)
         self.param = param
+        self._names = distinct_names(param.layer)
         unused: dict[str, None] = {}
-        steps = [Step.of(self._add(each, dict(input_shapes or {}), unused), each) for each in param.layer]
+        steps = [Step.of(self._add(each, dict(input_shapes or {}), unused)) for each in param.layer]
         self.outputs = sorted(unused)
         self._freeze_what_no_loss_needs(steps)
         self._steps = plan(steps, self.outputs)
@@ -92,38 +104,62 @@ class Net(nn.Module):
 
     def _add(self, param: LayerParameter, input_shapes: Mapping[str, Shape], unused: dict[str, None]) -> Layer:
         kind = _layer_class(param)
-        if kind.is_loss and not param.top:
-            # Caffe makes the top of a loss that has none; here it has the layer's name.
-            param.top.append(param.name)
+        has_automatic_top = kind.is_loss and not param.top
+        if has_automatic_top:
+            # Of a loss without a top Caffe makes one that has no name, and is no output: here one that no other has.
+            given, param = param, LayerParameter(top=[f"{param.name} (automatic, layer {len(self.layers)})"])
+            param.MergeFrom(given)
         layer = kind(param, param.phase if param.HasField("phase") else self.phase)
         _check_counts(layer)
         for bottom in param.bottom:
             if bottom not in self.shapes:
                 layer.refuse(f'bottom blob "{bottom}" is given by no layer before it')
             unused.pop(bottom, None)
+            self._readers[bottom] += 1
         shapes = layer.setup([self.shapes[bottom] for bottom in param.bottom])
+        if param.blobs:
+            _fill_from_prototxt(layer)
         if layer.is_source:
             shapes = [
                 input_shapes.get(top) or (shapes[i] if i < len(shapes) else self._unknown_shape(layer, top))
                 for i, top in enumerate(param.top)
             ]
             self.inputs += param.top
-        for top, shape in zip(param.top, shapes, strict=True):
-            if top in self.shapes and top not in param.bottom:
-                layer.refuse(f'top blob "{top}" is given by an earlier layer already')
+        for index, (top, shape) in enumerate(zip(param.top, shapes, strict=True)):
+            self._check_name(layer, index)
             if min(shape, default=1) < 1:
                 layer.refuse(f'top blob "{top}" would have the shape {shape}: its bottom is too small for it')
             layer.check_size(f'top blob "{top}"', shape)
             self.shapes[top] = shape
-            unused[top] = None
+            if not has_automatic_top:
+                unused[top] = None
         self._register(param, layer)
         return layer
+
+    def _check_name(self, layer: Layer, index: int) -> None:
+        """Refuse a top that has an earlier blob's name, but for a layer in place over a blob that it alone reads."""
+        param = layer.param
+        top = param.top[index]
+        if top in self.shapes:
+            # Caffe compares a top with the bottom of the same number.
+            if index >= len(param.bottom) or top != param.bottom[index]:
+                layer.refuse(f'top blob "{top}" is given by an earlier layer already')
+            # It gives each of several readers a copy, by a name of its own: then the names differ.
+            if self._readers[top] > 1:
+                layer.refuse(
+                    f'it is in place over blob "{top}", which another layer or a loss_weight reads too: '
+                    "give its top another name"
+                )
+        is_loss = index < len(param.loss_weight) and param.loss_weight[index]
+        self._readers[top] = 1 if is_loss else 0
 
     @staticmethod
     def _unknown_shape(layer: Layer, top: str) -> Shape:
         layer.refuse(f'the shape of "{top}" is in its records, not in the prototxt: give it with the records')
 
     def _register(self, param: LayerParameter, layer: Layer) -> None:
+        if layer.is_loss and len(param.top) > 1 and not param.loss_weight:
+            layer.refuse(f"it has {len(param.top)} tops and no loss_weight: give one for each top")
         weights = list(param.loss_weight) or ([1.0] if layer.is_loss else [])
         for top, weight in zip(param.top, weights, strict=False):
             if weight:
@@ -132,14 +168,10 @@ class Net(nn.Module):
             layer.refuse(f"{len(param.param)} param entries for {len(layer.blobs)} parameter blobs")
         for index in range(len(layer.blobs)):
             self._register_blob(layer, index, param.param[index] if index < len(param.param) else ParamSpec())
-        name = param.name
-        while name in self._names:
-            name += "'"
-        self._names.append(name)
         self.layers.append(layer)
 
     def _register_blob(self, layer: Layer, index: int, spec: ParamSpec) -> None:
-        own = cast(nn.Parameter, layer.blobs[index])
+        own = layer.blobs.owned[index]
         if spec.name in self._shared:
             owner = self._shared[spec.name]
             strict = spec.share_mode == ParamSpec.STRICT
@@ -149,7 +181,7 @@ class Net(nn.Module):
                     f'param "{spec.name}" is shared with layer "{owner.layer}", whose shape '
                     f"{tuple(owner.parameter.shape)} is not {tuple(own.shape)}"
                 )
-            layer.blobs[index] = owner.parameter
+            layer.blobs.share(index, owner.parameter)
             return
         if not own.requires_grad:
             self.state_blobs.append(own)
@@ -169,7 +201,7 @@ class Net(nn.Module):
         kept: set[int] = set()
         for step in reversed(steps):
             if not needed.isdisjoint(step.tops):
-                kept.update(id(blob) for blob in step.layer.blobs)
+                kept.update(map(id, step.layer.blobs.owned))
                 needed.difference_update(step.tops)  # before an in-place layer its name is another blob's
                 needed.update(name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut)
         for blob in self.parameters():
@@ -234,7 +266,7 @@ class Net(nn.Module):
             given = list(weights.get(name, ()))
             arrays = given + [None] * (len(layer.blobs) - len(given))
             own = [(layer.param.name, index) for index in range(len(arrays))]
-            shared = [owners.get(id(blob), place) != place for blob, place in zip(layer.blobs, own, strict=False)]
+            shared = [owners.get(id(blob), place) != place for blob, place in zip(layer.blobs.owned, own, strict=False)]
             is_lacking = any(array is None and not other for array, other in zip(arrays, shared, strict=False))
             if is_lacking and not given:
                 missing.append(name)
@@ -264,6 +296,17 @@ class Net(nn.Module):
             yield name, cast(Layer, module)
 
 
+def distinct_names(layers: Iterable[HasName]) -> list[str]:
+    """The layers' names, those that an earlier one has too with an apostrophe more."""
+    names: dict[str, None] = {}
+    for layer in layers:
+        name = layer.name
+        while name in names:
+            name += "'"
+        names[name] = None
+    return [*names]
+
+
 def _copy_blob(layer: Layer, index: int, array: np.ndarray, origin: str) -> None:
     blob = layer.blobs[index]
     if not same_shape(array.shape, tuple(blob.shape)):
@@ -277,6 +320,19 @@ def _copy_blob(layer: Layer, index: int, array: np.ndarray, origin: str) -> None
         np.copyto(own.numpy().reshape(-1).view(np.uint8), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     else:
         own.copy_(torch.from_numpy(np.array(array, np.float32)).view(blob.shape))
+
+
+def _fill_from_prototxt(layer: Layer) -> None:
+    """Take over the values that the layer's entry itself has, in the place of its fillers'."""
+    given = layer.param.blobs
+    if len(given) != len(layer.blobs):
+        layer.refuse(f"the prototxt has {len(given)} blobs of it where it has {len(layer.blobs)} parameter blobs")
+    for index, blob in enumerate(given):
+        try:
+            array = from_message(weights_pb2.Blob.FromString(blob.SerializeToString()))
+        except ValueError as error:
+            layer.refuse(f"blob {index} in the prototxt: {error}")
+        _copy_blob(layer, index, array, "the prototxt")
 
 
 def _layer_class(param: LayerParameter) -> type[Layer]:

@@ -34,24 +34,27 @@ def find(solver: SolverParameter, read: Callable[[str], NetParameter], origin: s
         origin: the solver's file, for errors.
 
     Raises:
-        UserError: there is no net, or not as many as ``test_iter`` or ``test_state`` say.
+        UserError: there is no net, more than one to train, or not as many as ``test_iter`` or ``test_state`` say.
     """
+    _refuse_several(solver, origin)
     shared = _shared(solver, read)
     if shared is None and not (solver.train_net or solver.HasField("train_net_param")):
         raise UserError(f'{origin}: the solver names no net: give net: "FILE.prototxt"')
     own = [*solver.test_net_param, *map(read, solver.test_net)]
     count = len(solver.test_iter) or max(1, len(own))
     _check_counts(solver, len(own), count, origin, is_shared=shared is not None)
-    train = _state(TRAIN, solver.train_state)
-    tests = [_state(TEST, solver.test_state[i] if solver.test_state else NetState()) for i in range(count)]
-    if shared is not None and not own:
-        return SolverNets(shared, train, tests)
     trained = shared
     if trained is None:
         trained = solver.train_net_param if solver.HasField("train_net_param") else read(solver.train_net)
+    tested = own if shared is None else [*own, *[shared] * (count - len(own))]
+    train = _state(TRAIN, trained, solver.train_state)
+    given = solver.test_state or [NetState()] * count
+    # Without a test net the one to train tells the sources of a test.
+    tests = [_state(TEST, net, state) for net, state in zip(tested or [trained] * count, given, strict=True)]
+    if shared is not None and not own:
+        return SolverNets(shared, train, tests)
     merged = NetParameter(name=trained.name)
     _add(merged, trained, train, "")
-    tested = own if shared is None else [*own, *[shared] * (count - len(own))]
     for index, (net, state) in enumerate(zip(tested, tests, strict=False)):
         # A stage of its own keeps one test net's layers out of the others.
         _add(merged, net, state, f"test net {index}" if count > 1 else "")
@@ -77,9 +80,18 @@ def _check_counts(solver: SolverParameter, own: int, count: int, origin: str, *,
         )
 
 
-def _state(phase: int, given: NetState) -> NetState:
+def _refuse_several(solver: SolverParameter, origin: str) -> None:
+    """Refuse more than one net to train, as Caffe does."""
+    named = [name for name in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(name)]
+    if len(named) > 1:
+        raise UserError(f"{origin}: the solver has {' and '.join(named)}: keep one, the net to train")
+
+
+def _state(phase: int, net: NetParameter, given: NetState) -> NetState:
+    """The state of a net: what its own file says, and the solver on top."""
     state = NetState()
-    state.CopyFrom(given)
+    state.CopyFrom(net.state)
+    state.MergeFrom(given)
     state.phase = phase  # type: ignore[assignment]
     return state
 

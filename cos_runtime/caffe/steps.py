@@ -11,7 +11,7 @@ from torch import Tensor
 from cos_runtime.caffe.layers import Layer
 from cos_runtime.caffe.layers.normalization import BatchNorm
 from cos_runtime.caffe.layers.scale import Scale
-from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter, LayerParameter
+from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter
 
 Tops = Tensor | tuple[Tensor, ...]
 
@@ -44,8 +44,9 @@ class Step:
     spent: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layer: Layer, param: LayerParameter) -> Step:
+    def of(cls, layer: Layer) -> Step:
         """The step of a layer as the prototxt connects it."""
+        param = layer.param
         detached = tuple(not keep for keep in param.propagate_down)
         return cls(layer, tuple(param.bottom), tuple(param.top), detached, layer)
 
@@ -71,8 +72,6 @@ def _may_overwrite(before: Sequence[Step], step: Step) -> bool:
             kind, param = earlier.layer.param.type, earlier.layer.param
             is_sum = kind == "Eltwise" and param.eltwise_param.operation == EltwiseParameter.SUM
             return kind in _REPLACEABLE or is_sum
-        if step.bottoms[0] in earlier.bottoms:
-            return False
     return False
 
 

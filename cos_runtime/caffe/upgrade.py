@@ -194,19 +194,23 @@ def upgrade_solver(solver: SolverParameter) -> SolverParameter:
 
 
 def with_input_layers(net: NetParameter) -> NetParameter:
-    """The net with its legacy ``input``, ``input_shape`` and ``input_dim`` fields as an Input layer."""
+    """The net with its legacy ``input``, ``input_shape`` and ``input_dim`` fields as an Input layer.
+
+    As in Caffe, ``input_shape`` goes before ``input_dim``, and what there is of either for no input counts for nothing.
+    """
     if not net.input:
         return net
     changed = _copy(net)
     changed.ClearField("layer")
-    if net.input_shape and net.input_dim:
-        raise UserError("the net has both input_shape and input_dim: keep input_shape")
-    if len(net.input_dim) % 4:
-        raise UserError(f"the net has {len(net.input_dim)} input_dim: give four for each input")
+    count = len(net.input)
     layer = changed.layer.add(name="input", type="Input", top=net.input)
-    layer.input_param.shape.extend(net.input_shape)
-    for start in range(0, len(net.input_dim), 4):
-        layer.input_param.shape.add(dim=net.input_dim[start : start + 4])
+    if net.input_shape:
+        layer.input_param.shape.extend(net.input_shape[:count])
+    elif 0 < len(net.input_dim) < 4 * count:
+        raise UserError(f"the net has {len(net.input_dim)} input_dim: give four for each input")
+    else:
+        for start in range(0, min(len(net.input_dim), 4 * count), 4):
+            layer.input_param.shape.add(dim=net.input_dim[start : start + 4])
     changed.layer.extend(net.layer)
     for field in ("input", "input_shape", "input_dim"):
         changed.ClearField(field)

@@ -18,7 +18,7 @@ from cos_runtime.caffe.blobs import (
     to_parts,
     write_dataset,
 )
-from cos_runtime.caffe.net import Weights
+from cos_runtime.caffe.net import Weights, distinct_names
 from cos_runtime.caffe.schema import caffe_pb2, weights_pb2
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, SolverParameter
 from cos_runtime.caffe.wire import Parts, Path, delimited, without_values
@@ -82,13 +82,16 @@ def _from_binary(content: bytes) -> Layers:
 def _blobs_of(net: weights_pb2.Net, values: Sequence[memoryview]) -> Layers:
     old = [layer.layer if layer.HasField("layer") else layer for layer in net.layers]
     layers: list[weights_pb2.Layer | weights_pb2.V1Layer | weights_pb2.V0Layer] = [*old, *net.layer]
-    return {layer.name: [from_message(blob, values) for blob in layer.blobs] for layer in layers}
+    return {
+        name: [from_message(blob, values) for blob in layer.blobs]
+        for name, layer in zip(distinct_names(layers), layers, strict=True)
+    }
 
 
 def _to_binary(param: NetParameter, weights: Weights) -> bytes:
     # What Net::ToProto writes: the name and the layers, each with its phase and its blobs.
     parts: Parts = [NetParameter(name=param.name).SerializeToString()]
-    for each in param.layer:
+    for each, name in zip(param.layer, distinct_names(param.layer), strict=True):
         layer = caffe_pb2.LayerParameter()
         layer.CopyFrom(each)
         layer.ClearField("blobs")
@@ -96,7 +99,7 @@ def _to_binary(param: NetParameter, weights: Weights) -> bytes:
             layer.phase = param.state.phase
         # Messages after one another are one message, so that the blobs need not pass through protobuf.
         layer_parts: Parts = [layer.SerializeToString()]
-        for blob in weights.get(each.name, ()):
+        for blob in weights.get(name, ()):
             layer_parts += delimited(_BLOBS_FIELD, to_parts(blob))
         parts += delimited(_LAYER_FIELD, layer_parts)
     return b"".join(parts)
@@ -129,11 +132,16 @@ def _collect(group: h5py.Group, name: str, layers: Layers) -> None:
 
 
 def _to_hdf5(param: NetParameter, weights: Weights) -> bytes:
+    # What Net::ToHDF5 writes: of a blob that layers share, the first one's alone.
+    shared: set[str] = set()
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         data = file.create_group("data")
-        for name in dict.fromkeys(layer.name for layer in param.layer):
+        for layer, name in zip(param.layer, distinct_names(param.layer), strict=True):
             group = data.require_group(name)
             for index, blob in enumerate(weights.get(name, ())):
-                write_dataset(group, index, blob)
+                shared_as = layer.param[index].name if index < len(layer.param) else ""
+                if shared_as not in shared:
+                    write_dataset(group, index, blob)
+                shared |= {shared_as} - {""}
     return buffer.getvalue()

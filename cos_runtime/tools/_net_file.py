@@ -45,7 +45,7 @@ def read(args: argparse.Namespace) -> NetFile:
     """
     phase = TRAIN if getattr(args, "phase", "test") == "train" else TEST
     param = with_input_layers(read_param(args.net, phase))
-    state = NetState(phase=phase, level=args.level, stage=args.stage)
+    state = NetState(phase=phase, level=args.level, stage=[*param.state.stage, *args.stage])
     chosen = filter_net(param, state)
     if not chosen.layer:
         raise UserError(f"{args.net} has no layer for the phase {Phase.Name(phase)}, level {args.level} and its stages")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cos_runtime.caffe.layers.base import Layer, Shape, register
+from cos_runtime.caffe.layers.gradients import with_factor, with_gradient_of
 from cos_runtime.caffe.schema.caffe_pb2 import FillerParameter
 
 
@@ -21,7 +22,10 @@ class Elementwise(Layer):
 
 @register("ReLU")
 class ReLU(Elementwise):
-    """top = x for x > 0, else negative_slope * x (at 0 the gradient is negative_slope)."""
+    """top = x for x > 0, else negative_slope * x (at 0 the gradient is negative_slope).
+
+    In place, what counts for the gradient is whether the top is positive.
+    """
 
     overwrites = True
 
@@ -30,8 +34,11 @@ class ReLU(Elementwise):
         return super().setup(bottoms)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.slope < 0 and self.is_in_place:
+            top = functional.leaky_relu(x.detach(), self.slope)
+            return with_factor(x, top, torch.where(top > 0, 1.0, self.slope))
         # A leaf of the graph that wants its gradient cannot be written over.
-        in_place = self.may_overwrite and not (x.is_leaf and x.requires_grad)
+        in_place = self.slope >= 0 and self.may_overwrite and not (x.is_leaf and x.requires_grad)
         if self.slope:
             return functional.leaky_relu(x, self.slope, in_place)
         return functional.relu(x, in_place)
@@ -106,9 +113,15 @@ class Swish(Elementwise):
 
 @register("BNLL")
 class BNLL(Elementwise):
-    """top = log(1 + exp(x)), the binomial normal log likelihood."""
+    """top = log(1 + exp(x)), the binomial normal log likelihood.
+
+    In place, the gradient's sigmoid is that of the top.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_in_place:
+            top = functional.softplus(x.detach())
+            return with_factor(x, top, top.sigmoid())
         return functional.softplus(x)
 
 
@@ -122,7 +135,10 @@ class Threshold(Elementwise):
 
 @register("Clip")
 class Clip(Elementwise):
-    """top = x, at least min and at most max; the gradient passes where min <= x <= max."""
+    """top = x, at least min and at most max; the gradient passes where min <= x <= max.
+
+    In place it passes everywhere.
+    """
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.clip_param
@@ -133,6 +149,8 @@ class Clip(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         # Not clamp's own gradient: whether the bounds themselves have one is another matter in each release of torch.
+        if self.is_in_place:
+            return with_gradient_of(x, x.detach().clamp(self.least, self.most))
         is_within = (x >= self.least) & (x <= self.most)
         return torch.where(is_within, x, x.detach().clamp(self.least, self.most))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cos_runtime.caffe.layers.activation import Elementwise
 from cos_runtime.caffe.layers.base import ANY, Layer, Shape, register
+from cos_runtime.caffe.layers.gradients import with_factor
 from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter, ExpParameter, LogParameter, ReductionParameter
 
 
@@ -27,16 +28,35 @@ class AbsVal(Elementwise):
 
 @register("Power")
 class Power(Elementwise):
-    """top = (shift + scale * x) ^ power."""
+    """top = (shift + scale * x) ^ power.
+
+    In place, the gradient is taken as if the bottom had been the top.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.power_param
         if param.power * param.scale == 0:
             # Caffe fills in the constant, and so has no gradient and no NaN of x.
             return torch.full_like(x, param.shift).pow(param.power)
+        if param.power == 1 or not self.is_in_place:
+            return self._power(x)
+        top = self._power(x.detach())
+        return with_factor(x, top, self._in_place_factor(top))
+
+    def _power(self, x: Tensor) -> Tensor:
+        param = self.param.power_param
         base = x if param.scale == 1 else x * param.scale
         base = base + param.shift if param.shift else base
         return base if param.power == 1 else base.pow(param.power)
+
+    def _in_place_factor(self, top: Tensor) -> Tensor:
+        """power * scale * top / (shift + scale * bottom), in the forms in which Caffe computes it."""
+        param = self.param.power_param
+        if param.power == 2:
+            return (top * param.scale + param.shift) * (2 * param.scale)
+        if param.shift == 0:
+            return top / top * param.power
+        return top / (top * param.scale + param.shift) * (param.power * param.scale)
 
 
 def _log_of_base(layer: Layer, param: ExpParameter | LogParameter) -> float:
@@ -64,7 +84,10 @@ class Exp(Elementwise):
 
 @register("Log")
 class Log(Elementwise):
-    """top = log(shift + scale * x) to the base, e where it is -1."""
+    """top = log(shift + scale * x) to the base, e where it is -1.
+
+    In place, the gradient is that of the top's values in the bottom.
+    """
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         log_base = _log_of_base(self, self.param.log_param)
@@ -75,7 +98,10 @@ class Log(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.log_param
-        return (x * param.scale + param.shift).log() * self.outer
+        if not self.is_in_place:
+            return (x * param.scale + param.shift).log() * self.outer
+        top = (x.detach() * param.scale + param.shift).log() * self.outer
+        return with_factor(x, top, param.scale * self.outer / (top * param.scale + param.shift))
 
 
 @register("Eltwise")
@@ -90,6 +116,8 @@ class Eltwise(Layer):
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.eltwise_param
         self.operation, self.coeff = param.operation, list(param.coeff)
+        if self.operation == EltwiseParameter.SUM and self.is_in_place:
+            self.refuse("a sum cannot be in place of its first bottom, which Caffe clears: give its top another name")
         if self.coeff and len(self.coeff) != len(bottoms):
             self.refuse(f"it has {len(self.coeff)} coeff for {len(bottoms)} bottoms: give one a bottom, or none")
         if self.coeff and self.operation == EltwiseParameter.PROD:

@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NoReturn, TypeVar
+from typing import ClassVar, NoReturn, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cos_runtime.caffe.fillers import fill
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, FillerParameter, LayerParameter, Phase
@@ -31,10 +31,35 @@ from cos_runtime.errors import UserError
 
 Shape = tuple[int, ...]
 _MOST_VALUES = 2**31 - 1  # Blob::Reshape's check: a blob's count is an int
+_MOST_AXES = 32  # kMaxBlobAxes
 ANY = 1_000_000  # "any number of" bottoms or tops
 
 LAYERS: dict[str, type[Layer]] = {}
 """Every known layer class by Caffe's type name."""
+
+
+class Blobs(nn.ParameterList):
+    """A layer's parameter blobs; one whose values are another's is given in its own shape all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shapes: dict[int, Shape] = {}
+
+    @property
+    def owned(self) -> list[nn.Parameter]:
+        """The parameters that hold the values, of another layer's shape where that is another."""
+        return [cast(nn.Parameter, super(Blobs, self).__getitem__(index)) for index in range(len(self))]
+
+    def share(self, index: int, parameter: nn.Parameter) -> None:
+        """Use the values of another layer's blob, which has as many."""
+        shape = tuple(self[index].shape)
+        self[index] = parameter
+        if parameter.shape != shape:
+            self._shapes[index] = shape
+
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]  # none takes a slice
+        blob: Tensor = super().__getitem__(index)
+        return blob.view(self._shapes[index]) if index in self._shapes else blob
 
 
 class Layer(nn.Module):
@@ -65,7 +90,7 @@ class Layer(nn.Module):
         super().__init__()
         self.param = param
         self.phase = phase
-        self.blobs = nn.ParameterList()
+        self.blobs = Blobs()
         self.may_overwrite = False
         """Whether the net lets ``forward`` write the top over the bottom's memory."""
 
@@ -98,7 +123,9 @@ class Layer(nn.Module):
         self.blobs.append(nn.Parameter(blob, requires_grad=learnable))
 
     def check_size(self, what: str, shape: Sequence[int]) -> None:
-        """Refuse a blob with more values than Caffe counts."""
+        """Refuse a blob with more values or axes than Caffe counts."""
+        if len(shape) > _MOST_AXES:
+            self.refuse(f"{what} of the shape {tuple(shape)} has more than {_MOST_AXES} axes, Caffe's limit")
         if math.prod(shape) > _MOST_VALUES:
             self.refuse(f"{what} of the shape {tuple(shape)} has more than {_MOST_VALUES:,} values, Caffe's limit")
 
@@ -116,6 +143,11 @@ class Layer(nn.Module):
         """Refuse a bottom that has not this number of axes."""
         if len(bottom) != ndim:
             self.refuse(f"it takes a bottom of {ndim} axes, not one of the shape {bottom}")
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the top is the bottom, so that Caffe's backward pass finds the top's values in the bottom."""
+        return self.param.bottom[:1] == self.param.top[:1]
 
     def refuse_in_place(self) -> None:
         """Refuse a top that is also a bottom, for a layer that Caffe does not compute in place."""

@@ -92,6 +92,9 @@ class Convolution(_Filters):
         windows, axes = self.windows, len(self.windows.kernel)
         if 1 <= axes <= 3:
             convolve = self.operations[axes - 1]
+            beyond = windows.beyond(x.shape[-axes:])
+            if any(beyond):
+                x = functional.pad(x, [side for places in reversed(beyond) for side in (0, places)])
             return convolve(x, weight, bias, windows.stride, windows.pad, windows.dilation, self.group)
         top = _convolved(x if self.axis else x[None], weight, windows, self.group)
         return _with_bias(top if self.axis else top[0], bias, axes)
@@ -170,7 +173,8 @@ class Im2col(Layer):
 
 def _unfolded(x: Tensor, first: int, windows: Windows) -> Tensor:
     """x, padded, with the window's places as further axes, in the order of the spatial axes."""
-    x = functional.pad(x, [side for pad in reversed(windows.pad) for side in (pad, pad)])
+    sides = zip(windows.pad, windows.beyond(x.shape[x.dim() - len(windows.kernel) :]), strict=True)
+    x = functional.pad(x, [side for pad, beyond in reversed([*sides]) for side in (pad, pad + beyond)])
     fields = zip(windows.extent, windows.stride, windows.dilation, strict=True)
     for axis, (extent, stride, dilation) in enumerate(fields, start=first):
         x = x.unfold(axis, extent, stride)[..., ::dilation]

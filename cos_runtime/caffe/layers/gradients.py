@@ -22,6 +22,11 @@ def with_gradient_of(surrogate: Tensor, value: Tensor) -> Tensor:
     return cast(Tensor, _GradientOf.apply(value, surrogate))
 
 
+def with_factor(x: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+    """``value``, a function of ``x``, whose gradient is ``factor`` times its own."""
+    return with_gradient_of(x * factor.detach(), value)
+
+
 def root_plus(square: Tensor, epsilon: float) -> Tensor:
     """sqrt(square) + epsilon with the gradient 1 / (2 * (sqrt(square) + epsilon)), which is finite at zero."""
     root = square.detach().sqrt() + epsilon

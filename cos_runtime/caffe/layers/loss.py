@@ -88,7 +88,7 @@ class ContrastiveLoss(Loss):
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().setup(bottoms)
-        if any(len(shape) < 2 or math.prod(shape[2:]) != 1 for shape in bottoms[:2]):
+        if any(not shape or math.prod(shape[2:]) != 1 for shape in bottoms[:2]):
             self.refuse(f"it takes features of the shape (items, channels), not {bottoms[0]} and {bottoms[1]}")
         self.need_one_size(bottoms[0], bottoms[1])
         self.need_label_an_item(bottoms, bottoms[2])
@@ -96,7 +96,7 @@ class ContrastiveLoss(Loss):
 
     def forward(self, first: Tensor, second: Tensor, alike: Tensor) -> Tensor:
         param = self.param.contrastive_loss_param
-        squares = (first - second.view_as(first)).flatten(1).square().sum(1)
+        squares = (first - second.view_as(first)).reshape(first.shape[0], -1).square().sum(1)
         if param.legacy_version:
             apart = (param.margin - squares).relu()
         else:

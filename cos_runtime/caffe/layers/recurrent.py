@@ -49,8 +49,8 @@ class _Recurrent(Layer):
         self.add_blob((self.n_gates * param.num_output, math.prod(x[2:])), param.weight_filler)
         self.add_blob((self.n_gates * param.num_output,), param.bias_filler)
         if self.has_static:
-            if bottoms[2][:1] != x[1:2]:
-                self.refuse(f"a static input of the shape {bottoms[2]} is not one of {x[1]} streams")
+            if len(bottoms[2]) < 2 or bottoms[2][0] != x[1]:
+                self.refuse(f"a static input of the shape {bottoms[2]} has not the values of {x[1]} streams")
             self.add_blob((self.n_gates * param.num_output, math.prod(bottoms[2][1:])), param.weight_filler)
         self.add_own_blobs(param.num_output)
         self.is_exposed, self.num_output = param.expose_hidden, param.num_output

@@ -23,11 +23,19 @@ class Windows:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
     def count(self, layer: Layer, size: Shape) -> Shape:
-        """How many windows fit into ``size`` with its padding; refuse one that is smaller than a window."""
+        """How many windows ``size`` has with its padding; refuse one that is smaller than a window by a step or more.
+
+        By less, there is one all the same, as Caffe's division rounds towards zero; see :meth:`beyond`.
+        """
         padded = tuple(s + 2 * p for s, p in zip(size, self.pad, strict=True))
-        if any(s < e for s, e in zip(padded, self.extent, strict=True)):
+        fields = list(zip(padded, self.extent, self.stride, strict=True))
+        if any(e - s >= step for s, e, step in fields if s < e):
             layer.refuse(f"a window of {self.extent} is larger than the padded bottom of {padded}")
-        return tuple((s - e) // step + 1 for s, e, step in zip(padded, self.extent, self.stride, strict=True))
+        return tuple(max(s - e, 0) // step + 1 for s, e, step in fields)
+
+    def beyond(self, size: Shape) -> Shape:
+        """How many places of the only window lie beyond the padded ``size``, an axis; their values are 0."""
+        return tuple(max(0, e - s - 2 * p) for s, e, p in zip(size, self.extent, self.pad, strict=True))
 
 
 def read_windows(layer: Layer, param: ConvolutionParameter, axes: int) -> Windows:

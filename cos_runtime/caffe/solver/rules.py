@@ -40,6 +40,8 @@ class UpdateRule(ABC):
     """Number of history blobs that the rule keeps for each parameter blob."""
     non_negative: ClassVar[tuple[int, ...]] = ()
     """Which of them are means of squares: a state with negative ones is another rule's."""
+    keeps_history_at_rate_0: ClassVar[bool] = True
+    """Whether the histories of a blob whose rate is 0 are others than zeros."""
 
     def __init__(self, param: SolverParameter) -> None:
         self.momentum: float = param.momentum
@@ -97,6 +99,8 @@ class Sgd(UpdateRule):
     The rate is inside the history, unlike in torch: a change of it does not touch what is in motion.
     """
 
+    keeps_history_at_rate_0 = False
+
     def update(self, gradients: Tensors, histories: Sequence[Tensors], rate: float, iteration: int) -> Tensors:
         """Caffe's ``SGDSolver``."""
         (history,) = histories
@@ -108,6 +112,8 @@ class Sgd(UpdateRule):
 @register("Nesterov")
 class Nesterov(UpdateRule):
     """h' = momentum * h + rate * g; update = (1 + momentum) * h' - momentum * h."""
+
+    keeps_history_at_rate_0 = False
 
     def update(self, gradients: Tensors, histories: Sequence[Tensors], rate: float, iteration: int) -> Tensors:
         """Caffe's ``NesterovSolver``."""

@@ -25,14 +25,14 @@ class Solver:
 
     Args:
         param: the solver; its net and its schedule of tests and snapshots are the caller's business.
-        net: the net to train; its blobs of ``lr_mult`` 0 are never touched.
+        net: the net to train; its blobs of ``lr_mult`` 0 stay as they are.
 
     Attributes:
         type: name of the update rule.
         iteration: number of updates made.
         current_step: how many steps of the learning rate are done (policies "step" and "multistep").
         history: the rule's history blobs in Caffe's order: one for each learnable blob, then, for rules with
-            two histories, the second for each. Those of untouched blobs are zeros.
+            two histories, the second for each. Of a blob of ``lr_mult`` 0 it is what weight decay makes of it.
 
     Raises:
         UserError: type, policy or a value of the solver is not one that Caffe knows.
@@ -49,10 +49,10 @@ class Solver:
         self._learnable = net.learnable
         copies = [blob.parameter for _ in range(self._rule.histories) for blob in net.learnable]
         self.history: list[Tensor] = [torch.zeros_like(blob, requires_grad=False) for blob in copies]
-        self._blobs = self._trained()
+        self._blobs = self._updated()
 
-    def _trained(self) -> dict[int, Blob]:
-        """The blobs that are updated, by the id of their parameter."""
+    def _updated(self) -> dict[int, Blob]:
+        """The blobs that are updated, or their history, by the id of their parameter."""
         count = len(self._learnable)
         kinds = range(self._rule.histories)
         return {
@@ -60,7 +60,8 @@ class Solver:
                 blob.parameter, [self.history[count * kind + index] for kind in kinds], blob.lr_mult, blob.decay_mult
             )
             for index, blob in enumerate(self._learnable)
-            if blob.lr_mult
+            # In Caffe each has the update made, and multiplied by a rate of 0.
+            if blob.lr_mult or (self._rule.keeps_history_at_rate_0 and self._param.weight_decay * blob.decay_mult)
         }
 
     @property
@@ -82,7 +83,7 @@ class Solver:
         rate, self.current_step = self._rate.at(self.iteration, self.current_step)
         if self._param.clip_gradients >= 0:
             collections.deque(arriving, maxlen=0)
-            self._clip([blob.gradient for blob in self._blobs.values()])
+            self._clip([blob.gradient for blob in self._blobs.values() if blob.lr_mult])
             arriving = ()
         told: set[int] = set()
         for rows in arriving:
@@ -95,7 +96,7 @@ class Solver:
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
         """The weights that :meth:`step` updates, as torch's optimizers have them."""
-        return [{"params": [blob.parameter for blob in self._blobs.values()]}]
+        return [{"params": [blob.parameter for blob in self._blobs.values() if blob.lr_mult]}]
 
     @torch.no_grad()
     def skip(self) -> None:
@@ -111,7 +112,8 @@ class Solver:
                 torch._foreach_mul_(gradients, 1 / self._param.iter_size)
             self._regularize(block)
             update = self._rule.update(gradients, block.histories, rate * block.lr_mult, self.iteration)
-            torch._foreach_sub_(block.parameters, update)
+            if block.lr_mult:
+                torch._foreach_sub_(block.parameters, update)
             torch._foreach_zero_(gradients)
 
     def _clip(self, gradients: Tensors) -> None:

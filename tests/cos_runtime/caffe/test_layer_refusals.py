@@ -36,6 +36,7 @@ REFUSED = [
     (conv("num_output: 2 kernel_size: 3 dilation: 0"), "dilation is 0, it must be 1 or more"),
     (conv("num_output: 2 kernel_size: 3 stride: 1 stride: 1 stride: 1"), "stride is given 3 times for 2 spatial axes"),
     (conv("num_output: 2 kernel_size: 8"), "a window of (8, 8) is larger than the padded bottom of (7, 9)"),
+    (conv("num_output: 2 kernel_size: 10 stride: 3"), "a window of (10, 10) is larger than the padded bottom"),
     (conv("num_output: 2 kernel_size: 4 dilation: 3"), "a window of (10, 10) is larger than the padded bottom"),
     (conv("num_output: 6 kernel_size: 3 group: 3"), "4 channels and num_output 6 cannot be parted into 3 groups"),
     (conv("num_output: 5 kernel_size: 3 group: 2"), "4 channels and num_output 5 cannot be parted into 2 groups"),
@@ -161,7 +162,11 @@ REFUSED = [
     (case("RNN", "recurrent_param { num_output: 2 }", (4, 3, 5), (3, 4)), "not the shapes (4, 3, 5) and (3, 4)"),
     (
         case("RNN", "recurrent_param { num_output: 2 }", (4, 3, 5), (4, 3), (2, 7)),
-        "static input of the shape (2, 7) is not one of 3",
+        "static input of the shape (2, 7) has not the values of 3 streams",
+    ),
+    (
+        case("LSTM", "recurrent_param { num_output: 2 }", (4, 3, 5), (4, 3), (3,)),
+        "static input of the shape (3,) has not the values of 3 streams",
     ),
     (
         case("LSTM", "recurrent_param { num_output: 2 expose_hidden: true }", (4, 3, 5), (4, 3)),
@@ -186,6 +191,10 @@ REFUSED = [
         "both shape and num, channels, height, width are given",
     ),
     (case("DummyData", "dummy_data_param { num: 1 channels: 1 height: 1 }"), "width is given 0 times for 1 tops"),
+    (
+        case("DummyData", 'dummy_data_param { shape { dim: 2 } data_filler { type: "gaussian" std: -1 } }'),
+        'filler type "gaussian" has std -1',
+    ),
     (case("DummyData", ""), "shape is given 0 times for 1 tops"),
     (case("LSTMUnit", "", (1, 2, 3), (1, 2, 9), (1, 2)), "not (1, 2, 3), (1, 2, 9) and (1, 2)"),
     (case("CoSData", "cos_data_param { batch_size: 2 }"), "cos_data_param describes 0 tops, the layer has 1"),

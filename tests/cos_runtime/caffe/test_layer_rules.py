@@ -125,6 +125,26 @@ def test_gradient_at_the_kinks(text: str, gradient: list[float]) -> None:
     assert ours == pytest.approx(gradient)
 
 
+@pytest.mark.parametrize(
+    ("text", "gradient"),
+    [
+        ('type: "ReLU" relu_param { negative_slope: -0.5 }', [1, 1, 1]),
+        ('type: "Clip" clip_param { min: 0 max: 1 }', [1, 1, 1]),
+        ('type: "BNLL"', [0.5777, 0.7259, 0.8935]),
+        ('type: "Power" power_param { power: 2 }', [2, 0.5, 8]),
+        ('type: "Power" power_param { power: 3 scale: 2 }', [3, 3, 3]),
+        ('type: "Power" power_param { power: 3 shift: 2 }', [3 / 3, 3 * 15.625 / 17.625, 3 * 64 / 66]),
+        ('type: "Log" log_param { shift: 2 }', [0.5, 0.3430, 0.2953]),
+    ],
+)
+def test_in_place_the_gradient_is_taken_of_what_is_left(text: str, gradient: list[float]) -> None:
+    """Caffe's backward pass reads the bottom's values, over which the top was written."""
+    x = torch.tensor([-1.0, 0.5, 2.0])
+    layer = build(f'{text} bottom: "a" top: "a"', (3,))
+    assert torch.equal(layer(x), build(text, (3,))(x))
+    assert gradients(layer, x)[0] == pytest.approx(gradient, abs=1e-4)
+
+
 def gradients_or_none(layer: Layer, *inputs: Tensor) -> list[list[float]]:
     """As :func:`gradients`, with empty lists where the top has none."""
     if not layer(*(x.clone().requires_grad_() for x in inputs)).requires_grad:
@@ -220,6 +240,21 @@ def test_convolution_over_more_axes_than_torch_has() -> None:
             layer.blobs[1].copy_(flat.blobs[1])
         x = torch.randn(2, 4, 5, 6)
         torch.testing.assert_close(layer(x[:, :, None, :, None])[0][:, :, 0, :, 0], flat(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Im2col"])
+@pytest.mark.parametrize("axes", [1, 2, 4])
+def test_a_window_a_little_too_large_is_filled_with_zeros(kind: str, axes: int) -> None:
+    """Caffe's (size - window) / stride + 1 is one where it rounds a negative quotient up, to zero."""
+    filler = 'weight_filler { type: "constant" value: 1 }' if kind == "Convolution" else ""
+    fields = f"num_output: 1 bias_term: false kernel_size: 3 stride: 2 {filler}"
+    layer, (top,) = set_up(f'type: "{kind}" convolution_param {{ {fields} }}', (1, 1, *(2,) * axes))
+    x = torch.ones(1, 1, *(2,) * axes)
+    tops = layer(x)
+    values = tops[0] if kind == "Convolution" else tops
+    assert tuple(values.shape) == top == (1, 1 if kind == "Convolution" else 3**axes, *(1,) * axes)
+    assert values.sum().item() == 2**axes
+    assert gradients(layer, x) == [[1.0] * 2**axes]
 
 
 def test_convolution_without_spatial_axes_is_an_inner_product() -> None:
@@ -394,6 +429,12 @@ def test_contrastive_loss_of_features_apart() -> None:
     layer = build(text, (2, 2), (2, 2), (2,))
     assert layer(first, second, alike).item() == pytest.approx((5 + 25) / 4)
     assert gradients(layer, first, second, alike)[0] == pytest.approx([1.5, 2, 1.5, -2])
+
+
+def test_contrastive_loss_of_one_feature_an_item() -> None:
+    layer = build('type: "ContrastiveLoss" contrastive_loss_param { margin: 3 }', (2,), (2,), (2,))
+    loss = layer(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), torch.tensor([1.0, 0.0]))
+    assert loss.item() == pytest.approx((1 + 1) / 4)
 
 
 def infogain_by_loop(

@@ -82,6 +82,17 @@ def test_level_and_stage_pick_layers(rule: str, state: dict[str, object], is_in:
     assert names(net(text, TRAIN, **state)) == (["p"] if is_in else [])
 
 
+def test_the_prototxts_own_stages_count() -> None:
+    text = """
+        state { stage: "a" level: 3 }
+        layer { name: "a" type: "Parameter" top: "a" include { stage: "a" stage: "b" }
+            parameter_param { shape { dim: 1 } } }
+        layer { name: "level" type: "Parameter" top: "level" include { min_level: 1 }
+            parameter_param { shape { dim: 1 } } }
+    """
+    assert names(net(text, TRAIN, stages=["b"])) == ["a"], "the level is the one that the net is made for"
+
+
 def test_a_layer_with_both_kinds_of_rules_is_refused() -> None:
     with pytest.raises(UserError, match='layer "p" has both include and exclude rules'):
         net('layer { name: "p" include { phase: TRAIN } exclude { phase: TEST } }')
@@ -138,6 +149,30 @@ def test_layers_in_place() -> None:
     torch.testing.assert_close(blobs["p"], linear.relu() + 1)
 
 
+IN_PLACE = 'layer { name: "r" type: "ReLU" bottom: "a" top: "a" }'
+PRODUCT = """layer {{ name: "e" type: "Eltwise" bottom: "{}" bottom: "a" top: "a"
+    eltwise_param {{ operation: PROD }} }}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (ip("a", "x", 3) + ip("b", "a") + IN_PLACE, "in place over blob"),
+        (ip("a", "x", 3, "loss_weight: 1") + IN_PLACE, "in place over blob"),
+        (ip("a", "x", 3) + PRODUCT.format("a"), "in place over"),
+        (ip("a", "x", 3) + PRODUCT.format("x"), "is given by an ea"),
+        (
+            ip("a", "x", 3) + PRODUCT.format("a").replace('bottom: "a" top', 'bottom: "x" top').replace("PROD", "SUM"),
+            "a sum cannot be in place",
+        ),
+    ],
+    ids=["another reader", "a loss", "twice", "of another number", "a sum"],
+)
+def test_in_place_where_caffe_would_copy_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        net(source("x 2 3") + text)
+
+
 def test_a_blob_taken_twice_has_the_sum_of_gradients() -> None:
     text = (
         source("x 3")
@@ -170,6 +205,8 @@ def test_a_smaller_batch_than_declared() -> None:
     [
         'input: "x" input_dim: 2 input_dim: 3 input_dim: 4 input_dim: 5',
         'input: "x" input_shape { dim: 2 dim: 3 dim: 4 dim: 5 }',
+        'input: "x" input_dim: 7 input_shape { dim: 2 dim: 3 dim: 4 dim: 5 }',
+        'input: "x" input_dim: 2 input_dim: 3 input_dim: 4 input_dim: 5 input_dim: 6',
     ],
 )
 def test_legacy_input_fields(fields: str) -> None:
@@ -219,9 +256,21 @@ def test_the_second_top_of_a_loss_is_none() -> None:
     torch.testing.assert_close(built(BATCH)["p"].sum(1), torch.ones(4))
 
 
-def test_a_loss_without_a_top_has_one_of_its_name() -> None:
-    built = net(CLASSIFIER.replace('top: "loss"', ""))
-    assert (built.losses, built.outputs) == ({"loss": 1}, ["loss"])
+def test_a_loss_without_a_top_counts_and_is_no_output() -> None:
+    text = CLASSIFIER.replace('top: "loss"', "")
+    # Two of one name, which is a blob's name too.
+    built = net(text.replace('name: "loss"', 'name: "ip"') + LOSS.replace('"loss"', '"ip"').replace('top: "ip"', ""))
+    assert (list(built.losses.values()), built.outputs) == ([1, 1], [])
+    expected = net(CLASSIFIER)
+    blobs = built(BATCH)
+    assert blobs["ip"].shape == (4, 2)
+    torch.testing.assert_close(built.loss(blobs), 2 * expected.loss(expected(BATCH)))
+    assert [list(layer.top) for layer in built.param.layer[-2:]] == [[], []], "as weights files repeat it"
+
+
+def test_a_loss_of_two_tops_has_two_weights() -> None:
+    with pytest.raises(UserError, match='layer "loss".* has 2 tops and no loss_weight: give one for each top'):
+        net(CLASSIFIER.replace('top: "loss"', 'top: "loss" top: "scores"'))
 
 
 def test_propagate_down_cuts_the_gradient() -> None:
@@ -299,6 +348,34 @@ def test_blobs_of_another_shape_may_be_shared_permissively() -> None:
         UserError, match=re.escape('param "w" is shared with layer "a", whose shape (2, 3) is not (3, 2)')
     ):
         net(text + strict)
+    built = net(text + ip("b", "z", 3, 'param { name: "w" share_mode: PERMISSIVE }'))
+    weights = built.weights()
+    assert (weights["a"][0].shape, weights["b"][0].shape) == ((2, 3), (3, 2))
+    np.testing.assert_array_equal(weights["a"][0].ravel(), weights["b"][0].ravel())
+    x, z = torch.rand(4, 3), torch.rand(4, 2)
+    blobs = built({"x": x, "z": z})
+    shared = built.learnable[0].parameter
+    torch.testing.assert_close(blobs["b"], z @ shared.view(3, 2).T)
+    (blobs["a"].sum() + blobs["b"].sum()).backward()
+    torch.testing.assert_close(shared.grad, x.sum(0).repeat(2, 1) + z.sum(0).repeat(3, 1).view(2, 3))
+    assert built.copy_weights({"a": [np.ones((2, 3), np.float32), np.zeros(2, np.float32)]}, "FILE") == ["b"]
+    assert built.weights()["b"][0].tolist() == [[1, 1], [1, 1], [1, 1]]
+
+
+def test_values_in_the_prototxt_take_the_fillers_place() -> None:
+    text = source("x 1 2") + ip("ip", "x", 1, "blobs { BLOB } blobs { shape { dim: 1 } data: 5 }")
+    built = net(text.replace("BLOB", "shape { dim: 1 dim: 2 } data: 3 data: 4"))
+    assert built({"x": torch.ones(1, 2)})["ip"].tolist() == [[12]]
+    old = net(text.replace("BLOB", "num: 1 channels: 1 height: 1 width: 2 data: 3 data: 4"))
+    assert old({"x": torch.ones(1, 2)})["ip"].tolist() == [[12]]
+    for blob, reason in (
+        ("shape { dim: 1 dim: 2 } data: 3", r"blob 0 in the prototxt: a blob of the shape \(1, 2\) has 1 values"),
+        ("shape { dim: 2 dim: 2 } data: [1, 2, 3, 4]", r"blob 0 in the prototxt has the shape \(2, 2\) where the net"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            net(text.replace("BLOB", blob))
+    with pytest.raises(UserError, match="the prototxt has 1 blobs of it where it has 2 parameter blobs"):
+        net(source("x 1 2") + ip("ip", "x", 1, "blobs { shape { dim: 1 dim: 2 } data: 3 data: 4 }"))
 
 
 def test_layers_of_one_name_are_kept_apart() -> None:
@@ -362,8 +439,8 @@ def test_layers_may_have_any_name(name: str) -> None:
         ),
         ('input: "x" input_dim: 2 input_dim: 3', "the net has 2 input_dim: give four for each input"),
         (
-            'input: "x" input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1 input_shape { dim: 2 }',
-            "the net has both input_shape and input_dim",
+            'input: "x" input: "y" input_dim: 2 input_dim: 3 input_dim: 1 input_dim: 1',
+            "the net has 4 input_dim: give four for each input",
         ),
         ('input: "x" input: "y" input: "z" input_shape { dim: 2 } input_shape { dim: 2 }', "has 2 shapes for 3 tops"),
     ],

@@ -51,6 +51,28 @@ def test_nets_and_states(text: str, expected: list[list[str]]) -> None:
     assert layers(find(text)) == expected
 
 
+def test_a_nets_own_state_counts_too() -> None:
+    rules = 'include { stage: "a" stage: "s" } include { min_level: 2 }'
+    other = 'layer { name: "other" type: "Silence" exclude { stage: "a" } }'
+    own = f'layer {{ name: "own" type: "Silence" {rules} }}'
+    net = f'net_param {{ state {{ stage: "a" level: 2 }} {own} {other} }}'
+    assert layers(find(net)) == [["own"], ["own"]]
+    state = 'train_state { level: 1 } test_iter: 1 test_state { level: 1 stage: "s" }'
+    assert layers(find(f"{net} {state}")) == [[], ["own"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('net: "both" train_net: "one"', "the solver has net and train_net: keep one, the net to train"),
+        ('net: "both" net_param {}', "the solver has net and net_param: keep one"),
+    ],
+)
+def test_several_nets_to_train_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        find(text)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

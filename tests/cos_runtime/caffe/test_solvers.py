@@ -365,6 +365,26 @@ def test_weight_decay_reaches_blobs_without_a_gradient_but_not_frozen_ones() -> 
     assert all(blob.parameter.grad is None for blob in trained.learnable)
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_weight_decay_alone_makes_the_history_of_a_frozen_layer(name: str) -> None:
+    """Caffe makes its update too, and multiplies it by a rate of 0."""
+    trained = net()
+    solver = Solver(solver_param(f'type: "{name}" base_lr: 0.1 lr_policy: "fixed" weight_decay: 0.5'), trained)
+    before = trained.weights()["frozen"]
+    decayed = 0.5 * before[0]
+    for _ in range(2):
+        solver.step()
+    np.testing.assert_array_equal(trained.weights()["frozen"][0], before[0])
+    history = solver.state().history[4]
+    factor = {"AdaGrad": 2, "RMSProp": 0.01 + 0.99 * 0.01, "AdaDelta": 1}.get(name)
+    if name == "Adam":
+        np.testing.assert_allclose(history, decayed, rtol=1e-6)
+    elif factor:
+        np.testing.assert_allclose(history, factor * decayed**2, rtol=1e-5)
+    else:
+        assert not history.any()
+
+
 def test_a_net_of_frozen_layers_alone_only_counts() -> None:
     trained = net(
         NET.replace("lr_mult: 1", "lr_mult: 0").replace("lr_mult: 2", "lr_mult: 0").split('layer { name: "b"')[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from cos_runtime.caffe import prototxt, weights
 from cos_runtime.caffe.net import Net
@@ -222,6 +223,29 @@ def test_takes_an_hdf5_file_that_has_shared_blobs_once() -> None:
     assert net.copy_weights(layers, "shared") == []
     np.testing.assert_array_equal(net.weights()["c"][0], np.eye(2))
     np.testing.assert_array_equal(net.weights()["b"][1], [3, 4])
+
+
+def test_shared_blobs_are_in_an_hdf5_file_once() -> None:
+    net = Net(prototxt.parse(SHARING, NetParameter(), "net"), TEST)
+    content = weights.serialize(net.param, net.weights(), HDF5)
+    assert list(layout(content)) == ["data", "data/a", "data/a/0", "data/a/1", "data/b", "data/b/1", "data/c", "data/x"]
+    again = Net(net.param, TEST)
+    assert again.copy_weights(weights.parse(content, "shared"), "shared") == []
+    binary = weights.parse(weights.serialize(net.param, net.weights(), BINARY), "binary")
+    assert shapes_of(binary) == {"a": [(2, 2), (2,)], "b": [(2, 2), (2,)], "c": [(2, 2)]}, "as in Caffe's"
+
+
+@pytest.mark.parametrize("file_format", [BINARY, HDF5])
+def test_layers_of_one_name_keep_their_own_weights(file_format: int) -> None:
+    text = SHARING.replace('name: "b"', 'name: "a"').replace('param { name: "w" } param { }', "")
+    net = Net(prototxt.parse(text, NetParameter(), "net"), TEST)
+    for value, blob in enumerate(blob for _, layer in net.named_layers() for blob in layer.blobs):
+        torch.nn.init.constant_(blob, value)
+    content = weights.serialize(net.param, net.weights(), file_format)
+    again = Net(net.param, TEST)
+    assert again.copy_weights(weights.parse(content, "file"), "file") == []
+    for ours, theirs in zip(again.weights().values(), net.weights().values(), strict=True):
+        assert_equal({"layer": ours}, {"layer": theirs})
 
 
 def test_a_blob_that_is_not_shared_may_not_be_missing() -> None:

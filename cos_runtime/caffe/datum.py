@@ -9,7 +9,7 @@ from cos_runtime.errors import CorruptRecordError
 
 
 def parse(value: bytes | memoryview, origin: str) -> Datum:
-    """The ``Datum`` serialized in ``value``, its data as long as its shape says.
+    """The ``Datum`` serialized in ``value``, its data as long as its shape says: what is beyond, Caffe never reads.
 
     Args:
         value: one record of an image database.
@@ -22,20 +22,24 @@ def parse(value: bytes | memoryview, origin: str) -> Datum:
         datum = Datum.FromString(value)  # type: ignore[arg-type] # protobuf takes any buffer
     except DecodeError:
         raise CorruptRecordError(f"{origin} is no Caffe Datum: it is damaged, or of another format") from None
-    reason = _contradiction(datum)
+    # Once: protobuf copies the data whenever they are asked for.
+    values, needed = len(datum.data) or len(datum.float_data), datum.channels * datum.height * datum.width
+    reason = _contradiction(datum, values, needed)
     if reason:
         raise CorruptRecordError(f"{origin} is no sound Caffe Datum: {reason}")
+    if values > needed and not datum.encoded:
+        datum.data = datum.data[:needed]
+        del datum.float_data[needed:]
     return datum
 
 
-def _contradiction(datum: Datum) -> str:
+def _contradiction(datum: Datum, values: int, needed: int) -> str:
     if datum.encoded:
         return "" if datum.data else "it is marked as encoded and holds no bytes"
     channels, height, width = datum.channels, datum.height, datum.width
     if channels < 1 or height < 1 or width < 1:
         return f"its shape is {channels} x {height} x {width}"
-    values, needed = len(datum.data) or len(datum.float_data), channels * height * width
-    return "" if values == needed else f"it holds {values} values, its shape {channels} x {height} x {width} {needed}"
+    return "" if values >= needed else f"it holds {values} values, its shape {channels} x {height} x {width} {needed}"
 
 
 def stored_bytes(datum: Datum) -> bytes:

@@ -17,7 +17,7 @@ def fill(blob: Tensor, filler: FillerParameter | None) -> Tensor:
     """Fill ``blob`` in place by the filler's type and return it; no filler leaves it as it is.
 
     Raises:
-        UserError: the filler's type is unknown, or the blob's shape is not one it can fill.
+        UserError: the filler's type is unknown, a value of it is out of range, or it cannot fill a blob of this shape.
     """
     if filler is None:
         return blob
@@ -36,14 +36,25 @@ def _constant(blob: Tensor, filler: FillerParameter) -> None:
 
 
 def _uniform(blob: Tensor, filler: FillerParameter) -> None:
+    # Written so that one which is no number is refused too.
+    if not filler.min <= filler.max:
+        raise UserError(f'filler type "uniform" has min {filler.min:g} and max {filler.max:g}: max must be min or more')
     blob.uniform_(filler.min, filler.max)
 
 
 def _gaussian(blob: Tensor, filler: FillerParameter) -> None:
+    if not filler.std > 0:
+        raise UserError(f'filler type "gaussian" has std {filler.std:g}: it must be more than 0')
+    outputs = blob.shape[0] if blob.dim() else 1
+    if not -1 <= filler.sparse <= outputs:
+        raise UserError(
+            f'filler type "gaussian" has sparse {filler.sparse} for a blob of {outputs} outputs: '
+            f"give 0 to {outputs} weights that are not 0, or -1 for all"
+        )
     blob.normal_(filler.mean, filler.std)
     if filler.sparse >= 0:
         # `sparse` is the mean number of non-zero inputs of an output; blob.shape[0] is the number of outputs.
-        blob.mul_(torch.empty_like(blob).bernoulli_(min(1.0, filler.sparse / blob.shape[0])))
+        blob.mul_(torch.empty_like(blob).bernoulli_(filler.sparse / outputs))
 
 
 def _positive_unitball(blob: Tensor, _: FillerParameter) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from cos_runtime import storage
 from cos_runtime.caffe.pixels import decode_image, resize
-from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, TransformationParameter
+from cos_runtime.caffe.schema.caffe_pb2 import TransformationParameter
 from cos_runtime.caffe.transform import Transformer
 from cos_runtime.errors import CorruptRecordError, UserError
 from cos_runtime.sources.base import DataSource
@@ -81,7 +81,8 @@ class ImageSource(DataSource):
     @cached_property
     def transformer(self) -> Transformer:
         """The layer's transformations; it is pickled with the source, so that only the driver reads the mean file."""
-        param = transform_param(self.layer)
+        param = TransformationParameter()
+        param.CopyFrom(self.layer.transform_param)
         if param.mean_file:
             param.mean_file = storage.resolve(param.mean_file, self.folder)
         try:
@@ -116,7 +117,7 @@ class ImageSource(DataSource):
     @property
     def _decoded_channels(self) -> int | None:
         """The channels that encoded images are decoded to; None for those of the file."""
-        param = transform_param(self.layer)
+        param = self.layer.transform_param
         if param.force_color or param.force_gray:
             return 3 if param.force_color else 1
         channels = self.layer.memory_data_param.channels
@@ -192,19 +193,6 @@ class ImageSource(DataSource):
 
     def _refusal(self, reason: str) -> UserError:
         return UserError(f'layer "{self.layer.name}" {reason}')
-
-
-def transform_param(layer: LayerParameter) -> TransformationParameter:
-    """The layer's ``transform_param``, with what old files write in ``data_param`` instead."""
-    param = TransformationParameter()
-    param.CopyFrom(layer.transform_param)
-    legacy = layer.data_param
-    for name in ("scale", "mean_file", "crop_size", "mirror"):
-        if legacy.HasField(name):
-            setattr(param, name, getattr(legacy, name))
-    if legacy.force_encoded_color:
-        param.force_color = True
-    return param
 
 
 def raw_images(rows: pa.RecordBatch) -> np.ndarray | None:

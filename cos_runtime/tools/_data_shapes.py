@@ -177,13 +177,8 @@ def _image_shapes(layer: LayerParameter, net: NetFile, given: DataShapes) -> lis
 
 
 def _cropped(image: Shape, layer: LayerParameter) -> Shape:
-    crop = _crop_size(layer)
+    crop = layer.transform_param.crop_size
     return (image[0], crop, crop) if crop else image
-
-
-def _crop_size(layer: LayerParameter) -> int:
-    param = getattr(layer, _PARAMS[layer.type])
-    return int(layer.transform_param.crop_size or param.crop_size)
 
 
 def _image_shape(layer: LayerParameter, net: NetFile) -> Shape:
@@ -192,7 +187,7 @@ def _image_shape(layer: LayerParameter, net: NetFile) -> Shape:
     if stored:
         return stored
     known = next((shape for word, shape in KNOWN_SETS.items() if word in _source(layer).lower()), None)
-    if _crop_size(layer):
+    if layer.transform_param.crop_size:
         return (_channels(layer) or (known or (3,))[0], 0, 0)
     if layer.type == "ImageData" and layer.image_data_param.new_height and layer.image_data_param.new_width:
         return (_channels(layer) or 3, layer.image_data_param.new_height, layer.image_data_param.new_width)
@@ -213,25 +208,29 @@ def _image_shape(layer: LayerParameter, net: NetFile) -> Shape:
 
 def _channels(layer: LayerParameter) -> int:
     """The channels of an image where the layer tells, else 0."""
-    transform = layer.transform_param
     if layer.type == "ImageData":
         return 3 if layer.image_data_param.is_color else 1
-    if transform.force_gray:
-        return 1
-    if transform.force_color or layer.type == "WindowData":
+    if layer.type == "WindowData":
         return 3
-    return len(transform.mean_value) if len(transform.mean_value) > 1 else 0
+    means = len(layer.transform_param.mean_value)
+    return _forced_channels(layer) or (means if means > 1 else 0)
+
+
+def _forced_channels(layer: LayerParameter) -> int:
+    """The channels that encoded images are decoded to, 0 for those of the file."""
+    if layer.transform_param.force_gray:
+        return 1
+    return 3 if layer.transform_param.force_color else 0
 
 
 def _stored_shape(layer: LayerParameter, net: NetFile) -> Shape | None:
     """Shape of the first record, or that of the mean image, where one of them is there to be read."""
     path = _path(_source(layer), net)
     if layer.type == "Data" and layer.data_param.backend == DataParameter.LMDB and path:
-        forced = _channels(layer)
-        record = lmdb_file.first_datum(path)
-        shape: Shape = datum.to_array(record, forced or None, f"the first record of LMDB {path}").shape
+        record, channels = lmdb_file.first_datum(path), _forced_channels(layer) or None
+        shape: Shape = datum.to_array(record, channels, f"the first record of LMDB {path}").shape
         return shape
-    path = _path(layer.transform_param.mean_file or getattr(layer, _PARAMS[layer.type]).mean_file, net)
+    path = _path(layer.transform_param.mean_file, net)
     return tuple(read_mean(path).shape) if path else None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from cos_runtime.caffe.fillers import fill
 from cos_runtime.caffe.layers.base import ANY, Layer, Shape, register
 from cos_runtime.caffe.schema.caffe_pb2 import FillerParameter
+from cos_runtime.errors import UserError
 
 T = TypeVar("T")
 
@@ -50,8 +51,14 @@ class DummyData(Layer):
             shapes = self._one_a_top("shape", [tuple(shape.dim) for shape in param.shape])
         self.names = [f"top{index}" for index in range(tops)]
         for name, shape, filler in zip(self.names, shapes, self.fillers, strict=True):
-            self.register_buffer(name, fill(torch.empty(shape), filler), persistent=False)
+            self.register_buffer(name, self._filled(shape, filler), persistent=False)
         return shapes
+
+    def _filled(self, shape: Shape, filler: FillerParameter) -> Tensor:
+        try:
+            return fill(torch.empty(shape), filler)
+        except UserError as error:
+            self.refuse(str(error))
 
     def _one_a_top(self, field: str, given: list[T]) -> list[T]:
         tops = len(self.param.top)

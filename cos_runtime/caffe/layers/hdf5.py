@@ -35,7 +35,8 @@ class HDF5Data(Layer):
             self.refuse("it takes no transform_param: transform the values in the file")
         if param.batch_size < 1:
             self.refuse("it has no batch_size: give 1 or more")
-        self.files = read_lines(self, param.source, "list of HDF5 files")
+        # Caffe reads word by word: a line may have several.
+        self.files = " ".join(read_lines(self, param.source, "list of HDF5 files")).split()
         first = self._load(self.files[0])
         self.item_shapes: dict[str, Shape] = {name: rows.shape[1:] for name, rows in first.items()}
         self.rows: Iterator[Rows] | None = None

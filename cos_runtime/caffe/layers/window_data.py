@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from cos_runtime.caffe.layers.image_data import read_image
 from cos_runtime.caffe.layers.reading import read_lines
 from cos_runtime.caffe.pixels import resize
 from cos_runtime.caffe.transform import read_mean
+
+CHANNELS = 3
+"""Of every image: Caffe reads them in colour."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Window:
     y1: int
     x2: int
     y2: int
+
+    def __str__(self) -> str:
+        return f"the window {self.x1} {self.y1} {self.x2} {self.y2} of {self.image}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class WindowData(Layer):
     window; with ``crop_mode: "square"`` it is widened to a square first.
 
     ``source`` has, for each image: ``# index``, path, channels, height, width, number of windows, and for each of
-    these: label, overlap, x1, y1, x2, y2.
+    these: label, overlap, x1, y1, x2, y2. Images are read in colour. Crop, mirror and mean are those of
+    ``transform_param``, the scale is that of ``window_data_param``.
     """
 
     n_bottoms = (0, 0)
@@ -69,41 +77,69 @@ class WindowData(Layer):
             self.refuse(f"context_pad {param.context_pad} on both sides leaves nothing of crop_size {self.crop}")
         if param.crop_mode not in ("warp", "square"):
             self.refuse(f'crop_mode is "{param.crop_mode}": use "warp" or "square"')
-        windows = list(self._read(read_lines(self, param.source, "window file")))
-        self.foreground = [window for window in windows if window.overlap >= param.fg_threshold]
-        self.background = [window for window in windows if window.overlap < min(param.fg_threshold, param.bg_threshold)]
-        self.n_foreground = int(param.batch_size * param.fg_fraction)
+        self._sort(list(self._read(read_lines(self, param.source, "window file"))))
+        # In single precision, as Caffe counts: 0.29 of 100 are 29.
+        self.n_foreground = int(np.float32(param.batch_size) * np.float32(param.fg_fraction))
         wanted = {"foreground": self.n_foreground, "background": param.batch_size - self.n_foreground}
         for kind, count in wanted.items():
             if count and not getattr(self, kind):
                 self.refuse(f"{param.source} has no {kind} window: see fg_threshold and bg_threshold")
         self.mean = self._mean()
-        return [(param.batch_size, self.channels, self.crop, self.crop), (param.batch_size,)]
+        return [(param.batch_size, CHANNELS, self.crop, self.crop), (param.batch_size,)]
+
+    def _sort(self, windows: list[Window]) -> None:
+        """Tell those of the foreground from those of the background; those between are neither."""
+        param = self.param.window_data_param
+        self.foreground = [window for window in windows if window.overlap >= param.fg_threshold]
+        self.background = [window for window in windows if window.overlap < min(param.fg_threshold, param.bg_threshold)]
+        for window in self.foreground:
+            if window.label < 1:
+                self._refuse_file(
+                    f"has label {window.label} for {window}, which is foreground by its overlap of "
+                    f"{window.overlap:g}: the label of an object is 1 or more"
+                )
 
     def _mean(self) -> np.ndarray:
-        transform = self.param.transform_param
+        transform, shape = self.param.transform_param, (CHANNELS, self.crop, self.crop)
+        if transform.mean_file and transform.mean_value:
+            self.refuse("transform_param has both mean_file and mean_value: keep one of them")
         if transform.mean_file:
             mean = read_mean(transform.mean_file)
-            off = (mean.shape[2] - self.crop) // 2
-            return mean[:, off : off + self.crop, off : off + self.crop]
+            # Down as far as to the right, as in Caffe.
+            off = max(0, (mean.shape[2] - self.crop) // 2)
+            crop = mean[:, off : off + self.crop, off : off + self.crop]
+            if crop.shape != shape:
+                self.refuse(
+                    f"mean file {transform.mean_file} is of an image of {' x '.join(map(str, mean.shape))} (channels x "
+                    f"height x width), which has not the {' x '.join(map(str, shape))} of the crop in it"
+                )
+            return crop
         values = np.array(transform.mean_value or [0.0], np.float32)
-        if len(values) not in (1, self.channels):
-            self.refuse(f"it has {len(values)} mean_value for {self.channels} channels: give one, or one a channel")
-        return np.broadcast_to(values.reshape(-1, 1, 1), (self.channels, self.crop, self.crop))
+        if len(values) not in (1, CHANNELS):
+            self.refuse(f"it has {len(values)} mean_value for {CHANNELS} channels: give one, or one a channel")
+        return np.broadcast_to(values.reshape(-1, 1, 1), shape)
 
     def _read(self, lines: list[str]) -> Iterator[Window]:
-        words = iter(" ".join(lines).split())
+        words, image, channels = iter(" ".join(lines).split()), "", CHANNELS
         try:
             for _ in words:
                 next(words)
                 image = next(words)
-                self.channels, *_ = (int(next(words)) for _ in range(3))
+                channels, *_ = (int(next(words)) for _ in range(3))
                 for _ in range(int(next(words))):
-                    label, overlap = int(next(words)), float(next(words))
+                    label, overlap = int(next(words)), float(np.float32(next(words)))
                     x1, y1, x2, y2 = (int(next(words)) for _ in range(4))
                     yield Window(image, label, overlap, x1, y1, x2, y2)
         except (StopIteration, ValueError, RuntimeError):
-            self.refuse(f"window file {self.param.window_data_param.source} is cut off or malformed")
+            self._refuse_file("is cut off or malformed")
+        # The number of the last image is that of Caffe's top, into which it writes three all the same.
+        if channels != CHANNELS:
+            self._refuse_file(
+                f"gives {image}, its last image, {channels} channels: images are read in colour, so give it {CHANNELS}"
+            )
+
+    def _refuse_file(self, reason: str) -> NoReturn:
+        self.refuse(f"window file {self.param.window_data_param.source} {reason}")
 
     def forward(self) -> tuple[Tensor, Tensor]:
         data, labels = [], []
@@ -117,14 +153,22 @@ class WindowData(Layer):
         return torch.from_numpy(np.stack(data)), torch.tensor(labels)
 
     def _cropped(self, window: Window, is_mirrored: bool) -> np.ndarray:
-        image = read_image(self.param.window_data_param.root_folder, window.image, self.channels)
-        place = self._place(window, image.shape[2], image.shape[1], is_mirrored)
+        param = self.param.window_data_param
+        image = read_image(param.root_folder, window.image, CHANNELS)
+        _, height, width = image.shape
+        place = self._place(window, width, height, is_mirrored)
         (x1, y1), (x2, y2), (left, top), (wide, high) = place.start, place.end, place.pad, place.size
+        if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height and min(wide, high) > 0):
+            self._refuse_file(
+                f"has {window}, which is no part of the image, of {width} x {height} pixels: "
+                "give x1 y1 x2 y2, its first and last column and row, counted from 0"
+            )
         pixels = resize(image[None, :, y1 : y2 + 1, x1 : x2 + 1], high, wide)[0]
         pixels = pixels[..., ::-1] if is_mirrored else pixels
-        crop = np.zeros((self.channels, self.crop, self.crop), np.float32)
+        crop = np.zeros((CHANNELS, self.crop, self.crop), np.float32)
         mean = self.mean[:, top : top + high, left : left + wide]
-        crop[:, top : top + high, left : left + wide] = (pixels - mean) * self.param.transform_param.scale
+        # A scale of transform_param has no effect in Caffe, nor so one of an old file, which its upgrade moves there.
+        crop[:, top : top + high, left : left + wide] = (pixels - mean) * param.scale
         return crop
 
     def _place(self, window: Window, width: int, height: int, is_mirrored: bool) -> _Place:
@@ -139,7 +183,8 @@ class WindowData(Layer):
         for centre, half, limit, mirrored in zip(centres, halves, (width, height), (is_mirrored, False), strict=True):
             start, end = _round(centre - half * context), _round(centre + half * context)
             before, after = max(0, -start), max(0, end - limit + 1)
-            scale = self.crop / (end - start + 1)
+            # One that is turned round may be empty: the caller refuses it.
+            scale = self.crop / max(end - start + 1, 1)
             pad = _round((after if mirrored else before) * scale)
             size = min(_round((end - after - start - before + 1) * scale), self.crop - pad)
             axes.append((start + before, end - after, pad, size))

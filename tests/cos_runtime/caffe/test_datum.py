@@ -28,6 +28,20 @@ def test_stored_floats_are_little_endian() -> None:
     assert datum.stored_bytes(record) == b"\x00\x00\xc0\x3f"
 
 
+@pytest.mark.parametrize(
+    ("longer", "stored"),
+    [
+        # Eight bytes would be two floats, were they not known to be bytes.
+        (Datum(channels=1, height=1, width=2, data=b"abcdefgh"), b"ab"),
+        (Datum(channels=1, height=1, width=1, float_data=[1.5, 2.5]), b"\x00\x00\xc0\x3f"),
+        (Datum(channels=1, height=1, width=1, data=b"a", float_data=[1.5, 2.5]), b"a"),
+        (Datum(channels=1, height=1, width=1, data=b"abc", encoded=True), b"abc"),
+    ],
+)
+def test_values_beyond_the_shape_are_left_out(longer: Datum, stored: bytes) -> None:
+    assert datum.stored_bytes(datum.parse(longer.SerializeToString(), "it")) == stored
+
+
 @pytest.mark.parametrize("value", [b"hello", b"\xff" * 9, datum.from_array(IMAGE, 1).SerializeToString()[:-3]])
 def test_other_bytes_are_refused(value: bytes) -> None:
     with pytest.raises(UserError, match="record 5 is no Caffe Datum"):

@@ -46,10 +46,23 @@ def test_gaussian() -> None:
     assert ((blob - 2).abs() > 1).float().mean().item() == pytest.approx(0.0455, rel=0.05)
 
 
+def test_gaussian_fills_a_blob_of_no_axes() -> None:
+    assert fill(torch.zeros(()), FillerParameter(type="gaussian")).item() != 0
+
+
 def test_sparse_gaussian_keeps_that_many_inputs_an_output() -> None:
     blob = filled('type: "gaussian" std: 1 sparse: 4')
     assert (blob != 0).float().mean().item() == pytest.approx(4 / 40, rel=0.03)
     assert blob[blob != 0].std().item() == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(("text", "share"), [("sparse: 0", 0), ("sparse: 40", 1), ("sparse: -1", 1)])
+def test_a_sparse_gaussian_may_keep_none_or_all(text: str, share: int) -> None:
+    assert (filled(f'type: "gaussian" {text}') != 0).float().mean() == share
+
+
+def test_a_uniform_filler_may_have_one_value() -> None:
+    assert torch.equal(filled('type: "uniform" min: 2 max: 2'), torch.full(SHAPE, 2.0))
 
 
 def test_positive_unitball_sums_to_one() -> None:
@@ -90,6 +103,13 @@ def test_same_seed_same_values() -> None:
     [
         ('type: "orthogonal"', (2, 2), 'filler type "orthogonal" is unknown: use one of bilinear, constant, gaussian'),
         ('type: "xavier" sparse: 3', (2, 2), 'filler type "xavier" has no sparse form'),
+        ('type: "uniform" min: 2 max: 1', (2,), "has min 2 and max 1: max must be min or more"),
+        ('type: "uniform" min: nan', (2,), "has min nan and max 1"),
+        ('type: "gaussian" std: 0', (2,), "has std 0: it must be more than 0"),
+        ('type: "gaussian" std: -1', (2,), "has std -1: it must be more than 0"),
+        ('type: "gaussian" std: nan', (2,), "has std nan"),
+        ('type: "gaussian" sparse: -2', (2, 9), "has sparse -2 for a blob of 2 outputs: give 0 to 2 weights"),
+        ('type: "gaussian" sparse: 3', (2, 9), "has sparse 3 for a blob of 2 outputs"),
         ('type: "bilinear"', (2, 1, 4, 3), r"square filters, not \(2, 1, 4, 3\)"),
         ('type: "bilinear"', (4, 4), r"needs a blob of 4 axes"),
     ],

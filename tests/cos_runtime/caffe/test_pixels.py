@@ -1,20 +1,25 @@
 """Image files are decoded and resized as OpenCV does it for Caffe."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cos_runtime.caffe.pixels import decode_image, resize
-from cos_runtime.errors import UserError
+from cos_runtime.errors import CorruptRecordError, UserError
 
 IMAGES = np.random.default_rng(0).permuted(np.tile(np.arange(2 * 5 * 7), (40, 1)), axis=1).astype(np.uint8)
 IMAGES = IMAGES.reshape(40, 2, 5, 7)
 
 
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
 def file_of(pixels: np.ndarray, kind: str = "PNG") -> bytes:
-    """An image file of pixels [H, W] or [H, W, RGB]."""
+    """An image file of pixels [H, W], [H, W, RGB] or [H, W, RGBA]; of type uint16 too where the kind has it."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind)
     return stream.getvalue()
@@ -44,6 +49,50 @@ def test_a_colour_file_turns_gray_by_luma() -> None:
     assert abs(int(decoded[0, 0, 0]) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)) < 1
 
 
+def test_a_colour_png_turns_gray_as_libpng_does_it() -> None:
+    red, green, blue = NOISE.astype(int).transpose(2, 0, 1)
+    # In parts of 32,768, 0.299 and 0.587 rounded down; what is after the point of the sum is left out.
+    expected = (9797 * red + 19234 * green + 3737 * blue) >> 15
+    np.testing.assert_array_equal(decode_image(file_of(NOISE), 1, "it")[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_of_16_bits_the_upper_8_are_taken(kind: str) -> None:
+    content = file_of(np.array([[0x0012, 0x1234, 0xFEDC]], np.uint16), kind)
+    assert decode_image(content, 1, "it").tolist() == [[[0x00, 0x12, 0xFE]]]
+    assert decode_image(content, 3, "it").tolist() == [[[0x00, 0x12, 0xFE]]] * 3
+    with pytest.raises(UserError, match="record 5 has pixels of uint16, .* by force_color or force_gray") as caught:
+        decode_image(content, None, "record 5")
+    # There is nothing wrong with the record: no share of damaged ones lets it pass.
+    assert not isinstance(caught.value, CorruptRecordError)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_a_fourth_plane_unless_channels_are_asked_for(kind: str) -> None:
+    pixels = np.full((2, 3, 4), (10, 20, 30, 40), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    content = stream.getvalue()
+    assert decode_image(content, None, "it")[:, 0, 0].tolist() == [30, 20, 10, 40]
+    assert decode_image(content, 3, "it")[:, 0, 0].tolist() == [30, 20, 10]
+
+
+def test_gray_with_transparency_has_four_planes_too() -> None:
+    stream = io.BytesIO()
+    Image.new("LA", (3, 2), (9, 40)).save(stream, "PNG")
+    assert decode_image(stream.getvalue(), None, "it")[:, 0, 0].tolist() == [9, 9, 9, 40]
+    assert decode_image(stream.getvalue(), 1, "it")[:, 0, 0].tolist() == [9]
+
+
+def test_what_caffes_opencv_did_not_read_is_read_all_the_same() -> None:
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (3, 2), (value, 20, 30)) for value in (10, 11)]
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    for channels in (None, 3):
+        assert decode_image(stream.getvalue(), channels, "it")[:, 0, 0].tolist() == [30, 20, 10]
+    assert decode_image(stream.getvalue(), 1, "it").tolist() == [[[18] * 3] * 2]
+
+
 def test_a_gray_jpeg_has_the_luma_that_the_file_holds() -> None:
     content = file_of(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8), "JPEG")
     with Image.open(io.BytesIO(content)) as image:
@@ -67,12 +116,14 @@ def test_a_gray_jpeg_with_more_behind_its_end_has_the_same_luma() -> None:
     np.testing.assert_array_equal(decode_image(longer, 1, "it"), decode_image(content, 1, "it"))
 
 
-def test_pixels_come_as_they_lie_in_the_file() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3, None])
+def test_pixels_come_as_they_lie_in_the_file(kind: str, channels: int | None) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # how the camera was held: a viewer would turn the image
     stream = io.BytesIO()
-    Image.new("RGB", (16, 8)).save(stream, "JPEG", exif=turned)
-    assert decode_image(stream.getvalue(), 3, "it").shape == (3, 8, 16)
+    Image.new("RGB", (16, 8)).save(stream, kind, exif=turned)
+    assert decode_image(stream.getvalue(), channels, "it").shape == (channels or 3, 8, 16)
 
 
 def test_an_image_that_would_fill_the_memory_is_refused() -> None:
@@ -91,10 +142,25 @@ def test_a_damaged_file_is_refused(kind: str, rest: int) -> None:
         decode_image(content, 3, "record 5")
 
 
-def test_a_file_that_ends_too_early_is_refused() -> None:
-    content = file_of(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), "JPEG")
-    with pytest.raises(UserError, match="cannot be decoded as an image: .*truncated"):
-        decode_image(content[: len(content) // 2], 3, "record 5")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"])
+@pytest.mark.parametrize("share", [0.5, 0.99])
+@pytest.mark.parametrize("channels", [1, 3, None])
+def test_a_file_that_ends_too_early_is_refused(kind: str, share: float, channels: int | None) -> None:
+    content = file_of(NOISE, kind)
+    with pytest.raises(CorruptRecordError, match="record 5 cannot be decoded as an image: "):
+        decode_image(content[: int(len(content) * share)], channels, "record 5")
+
+
+def test_a_png_whose_pixels_end_too_early_is_refused() -> None:
+    content = file_of(NOISE)
+    at = content.index(b"IDAT")
+    header, packed = content[: at - 4], content[at + 4 : content.index(b"IEND") - 8]
+    # Its chunks are whole, and what is in them is not.
+    for data in (packed[: len(packed) // 2], zlib.compress(zlib.decompress(packed)[:6000])):
+        checksum = zlib.crc32(b"IDAT" + data)
+        chunk = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", checksum)
+        with pytest.raises(CorruptRecordError, match="its PNG data are damaged"):
+            decode_image(header + chunk + content[-12:], 3, "record 5")
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])

@@ -49,6 +49,11 @@ def test_hdf5_data_goes_round_its_files(rows: Path) -> None:
     assert layer()[1].tolist() == [4, 0, 1, 2]
 
 
+def test_hdf5_files_may_be_on_one_line(rows: Path) -> None:
+    rows.write_text(" ".join(rows.read_text().split()) + "\n")
+    assert build(hdf5_data(rows, "batch_size: 5"))()[1].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_hdf5_data_shuffles_by_torchs_seed(rows: Path) -> None:
     torch.manual_seed(0)
     drawn = build(hdf5_data(rows, "batch_size: 5 shuffle: true"))()[1]
@@ -193,14 +198,29 @@ def test_window_data_draws_background_then_foreground(windows: Path) -> None:
 def test_window_data_pads_with_context_and_takes_the_mean(windows: Path, tmp_path: Path) -> None:
     mean = np.full((3, 6, 6), 1, np.float32)
     write_mean(str(tmp_path / "mean.binaryproto"), mean)
-    transform = f'crop_size: 4 scale: 2 mean_file: "{tmp_path}/mean.binaryproto"'
-    layer = build(window_data(windows, "batch_size: 1 fg_fraction: 0 context_pad: 1", transform))
+    # The scale is window_data_param's, as in Caffe: what transform_param says of it has no effect.
+    transform = f'crop_size: 4 scale: 3 mean_file: "{tmp_path}/mean.binaryproto"'
+    layer = build(window_data(windows, "batch_size: 1 fg_fraction: 0 context_pad: 1 scale: 2", transform))
     x, y = layer()
     assert y.tolist() == [0]
     # The window of 4 x 4 at the corner stands for 2 x 2 of the crop: what is outside of the image stays 0.
     assert x[0, 0, 0].tolist() == [0, 0, 0, 0]
     assert x[0, :, :, 0].any().item() is False
     assert x[0, 0, 1:, 1:].unique().tolist() == [198]
+
+
+def test_window_data_counts_in_single_precision(windows: Path) -> None:
+    # In double precision the overlap would be below the threshold, and the share of 100 be 28.99999992.
+    layer = build(window_data(windows, "batch_size: 100 fg_fraction: 0.29 fg_threshold: 0.6"))
+    assert layer()[1].count_nonzero() == 29
+    assert {window.label for window in layer.foreground} == {4, 9}
+
+
+def test_window_data_takes_a_window_that_its_context_leads_out_of_the_image(windows: Path) -> None:
+    windows.write_text("# 0 image.png 1 8 8 0 # 1 image.png 3 8 8 1 1 1 6 6 9 9")
+    fields = "batch_size: 1 fg_fraction: 1 context_pad: 1"
+    x, _ = build(window_data(windows, fields))()
+    assert x[0, 0].tolist() == [[100, 100, 0, 0], [100, 100, 0, 0], [0] * 4, [0] * 4]
 
 
 def test_window_data_mirrors_and_squares(windows: Path) -> None:
@@ -224,6 +244,54 @@ def test_window_data_mirrors_and_squares(windows: Path) -> None:
 def test_window_data_refuses(windows: Path, fields: str, transform: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(window_data(windows, fields, transform))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "message"),
+    [
+        (
+            "1 1 0 0 8 7",
+            "",
+            "has the window 0 0 8 7 of image.png, which is no part of the image, of 8 x 8",
+        ),
+        ("1 1 -1 0 7 7", "", "has the window -1 0 7 7 of image.png"),
+        ("1 1 5 2 4 3", "", "has the window 5 2 4 3 of image.png"),
+        ("1 1 20 20 30 30", "context_pad: 1", "has the window 20 20 30 30 of image.png"),
+        ("1 1 5 2 2 3", "context_pad: 1", "has the window 5 2 2 3 of image.png"),
+        ("1 1 6 2 4 3", "context_pad: 1", "has the window 6 2 4 3 of image.png"),
+    ],
+)
+def test_window_data_refuses_a_window_beyond_the_image(windows: Path, text: str, fields: str, message: str) -> None:
+    windows.write_text(f"# 0 image.png 3 8 8 1 {text}")
+    layer = build(window_data(windows, f"batch_size: 1 fg_fraction: 1 {fields}"))
+    with pytest.raises(UserError, match=rf'layer "l" .WindowData.: window file .*windows\.txt {message}'):
+        layer()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_window_data_refuses_other_images_than_colour(windows: Path, channels: int) -> None:
+    windows.write_text(f"# 0 image.png {channels} 8 8 1 1 1 0 0 7 7")
+    with pytest.raises(UserError, match=f"gives image.png, its last image, {channels} channels: .* give it 3"):
+        build(window_data(windows, "batch_size: 1 fg_fraction: 1"))
+
+
+@pytest.mark.parametrize("label", [0, -1])
+def test_window_data_refuses_a_foreground_without_an_object(windows: Path, label: int) -> None:
+    windows.write_text(f"# 0 image.png 3 8 8 1 {label} 0.5 0 0 7 7")
+    message = f"has label {label} for the window 0 0 7 7 of image.png, .* overlap of 0.5: .* is 1 or more"
+    with pytest.raises(UserError, match=message):
+        build(window_data(windows, "batch_size: 1 fg_fraction: 1"))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 4, 8), (1, 6, 6)])
+def test_window_data_refuses_a_mean_without_its_crop(
+    windows: Path, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    write_mean(str(tmp_path / "mean"), np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match=rf"is of an image of {' x '.join(map(str, shape))} .* 3 x 4 x 4 of the crop"):
+        build(window_data(windows, "batch_size: 1", f'crop_size: 4 mean_file: "{tmp_path}/mean"'))
+    with pytest.raises(UserError, match="both mean_file and mean_value"):
+        build(window_data(windows, "batch_size: 1", 'crop_size: 4 mean_file: "mean" mean_value: 1'))
 
 
 def test_window_data_refuses_a_file_cut_off(windows: Path) -> None:

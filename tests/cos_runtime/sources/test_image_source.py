@@ -13,7 +13,7 @@ from PIL import Image
 from cos_runtime.caffe.transform import write_mean
 from cos_runtime.errors import UserError
 from cos_runtime.sources.base import DataSource
-from cos_runtime.sources.image import ImageSource, raw_images, transform_param
+from cos_runtime.sources.image import ImageSource, raw_images
 from cos_runtime.sources.image_schema import IMAGE_SCHEMA
 from tests.fixtures.source_conf import conf_of, memory_data
 
@@ -201,13 +201,20 @@ def test_the_mean_file_counts_from_the_solvers_folder_and_travels_with_the_sourc
     np.testing.assert_array_equal(copy.decode(rows_of(IMAGES), GENERATOR)["data"], IMAGES.astype(np.float32) - 5)
 
 
-def test_old_data_layers_have_their_transformations_in_data_param() -> None:
-    layer = conf_of(
-        'type: "Data" top: "data" transform_param { scale: 3 } '
-        'data_param { scale: 2 mean_file: "m" crop_size: 4 mirror: true force_encoded_color: true }'
-    ).netParam.layer[0]
-    param = transform_param(layer)
-    assert (param.scale, param.mean_file, param.crop_size, param.mirror, param.force_color) == (2, "m", 4, True, True)
+def test_transformations_in_data_param_are_of_old_files_alone() -> None:
+    # Caffe moves them to transform_param in the V1 form, as the upgrade does, and in no other.
+    layer = (
+        'type: "Data" top: "data" transform_param { scale: 3 } data_param { source: "x" batch_size: 10 '
+        'scale: 2 mean_file: "gone" crop_size: 1 mirror: true force_encoded_color: true }'
+    )
+
+    class Sized(Images):
+        def first_shape(self, channels: int | None) -> tuple[int, int, int]:
+            assert channels is None
+            return (1, 2, 3)
+
+    data = Sized(conf_of(layer), 0, True).decode(rows_of(IMAGES), GENERATOR)["data"]
+    np.testing.assert_array_equal(data, IMAGES * np.float32(3))
 
 
 def test_the_tops_have_their_shapes() -> None:

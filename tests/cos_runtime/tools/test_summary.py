@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
+from cos_runtime.caffe.schema.caffe_pb2 import Datum
 from cos_runtime.caffe.transform import write_mean
 from cos_runtime.tools import summary
 from tests.fixtures.mnist import SmallLMDB
@@ -69,7 +72,7 @@ def test_shared_parameters_count_once(tmp_path: Path, capsys: pytest.CaptureFixt
         (data_layer("transform_param { crop_size: 9 }", kind="WindowData"), [4, 3, 9, 9]),
         (data_layer(kind="ImageData", own="new_height: 7 new_width: 5"), [4, 3, 7, 5]),
         (data_layer(kind="ImageData", own="new_height: 7 new_width: 5 is_color: false"), [4, 1, 7, 5]),
-        (data_layer(kind="ImageData", own="new_height: 7 new_width: 5 crop_size: 4"), [4, 3, 4, 4]),
+        (data_layer(kind="ImageData", own="new_height: 7 new_width: 5 crop_size: 4"), [4, 3, 7, 5]),
     ],
 )
 def test_records_that_are_not_there_are_not_needed(
@@ -96,6 +99,14 @@ def test_files_that_are_there_tell_the_shape(
 ) -> None:
     small_lmdb([np.zeros((2, 7, 6), np.uint8)], name="records")
     net = data_layer(source="records", own="backend: LMDB")
+    assert told(tmp_path, net, capsys=capsys)["blobs"]["data"] == [4, 2, 7, 6]
+    photo = io.BytesIO()
+    Image.new("L", (6, 7)).save(photo, "JPEG")
+    small_lmdb([Datum(encoded=True, data=photo.getvalue())], name="photos")
+    net = data_layer("transform_param { mean_value: 1 mean_value: 2 }", source="photos", own="backend: LMDB")
+    assert told(tmp_path, net, capsys=capsys)["blobs"]["data"] == [4, 1, 7, 6]
+    # Old files have crops and means in data_param, which only their upgrade reads.
+    net = data_layer(source="records", own="backend: LMDB crop_size: 4")
     assert told(tmp_path, net, capsys=capsys)["blobs"]["data"] == [4, 2, 7, 6]
     write_mean(str(tmp_path / "mean"), np.zeros((3, 8, 9), np.float32))
     net = data_layer('transform_param { mean_file: "mean" }')

@@ -20,7 +20,7 @@ class Flag:
         long: the friendlier name.
         meaning: a line for the help.
         type: of its value; bool for a switch.
-        role: whether it names something that the job reads or writes, relative to the solver's folder.
+        role: whether it names one thing that the job reads or writes, relative to the solver's folder.
     """
 
     name: str
@@ -44,7 +44,7 @@ FLAGS = (
     Flag("clusterSize", "--executors", "Executors that train.", int),
     Flag("persistent", "--persistent", "Keep the training data on Spark's disks.", bool),
     Flag("snapshot", "--resume", "A .solverstate to go on from, with --weights.", role="input"),
-    Flag("weights", "--weights", "A .caffemodel to begin with.", role="input"),
+    Flag("weights", "--weights", "A .caffemodel to begin with, or several with commas between."),
     Flag("checkpoint_seconds", "--checkpoint-seconds", "Between automatic checkpoints; 0 for none by time.", float),
     Flag("checkpoint_iterations", "--checkpoint-iterations", "Between automatic checkpoints.", int),
     Flag("checkpoints", "--checkpoints", "Automatic checkpoints that are kept.", int),

@@ -10,7 +10,7 @@ from bootstrap.errors import LaunchError
 from bootstrap.flags import FLAGS, Flags, arguments
 from bootstrap.jobs.client import new_token
 from bootstrap.jobs.record import WORK, JobSpec, Kind, LocalTarget, MasterTarget, Result
-from bootstrap.uploads import Uploads
+from bootstrap.uploads import Uploads, listed
 
 METRICS = "metrics.jsonl"
 _REPORTS = (METRICS, "train.log", "tensorboard")
@@ -91,6 +91,9 @@ def there(request: Request, uploads: Uploads) -> JobSpec:
             results.append(Result(path=f"{WORK}/{flag.name}", place=os.path.dirname(path)))
         else:
             flags[flag.name] = uploads.add(Path(path), f"-{flag.name}")
+    if request.flags.get("weights"):
+        names = listed(str(request.flags["weights"]))
+        flags["weights"] = ",".join(_sent(name, request.flags, uploads) for name in names)
     if request.is_training and "model" not in flags:
         raise LaunchError("--model is missing: name the file for the trained weights, which `cos fetch` brings.")
     is_here = str(flags.get("model", "")).startswith(WORK)
@@ -153,6 +156,12 @@ def _path(flags: Flags, name: str) -> str | None:
         return value or None
     folder = os.path.dirname(os.path.abspath(str(flags.get("conf", "")).removeprefix("file:")))
     return os.path.normpath(os.path.join(folder, value.removeprefix("file:")))
+
+
+def _sent(weights: str, flags: Flags, uploads: Uploads) -> str:
+    """The place of a weights file there."""
+    path = str(_path({**flags, "weights": weights}, "weights"))
+    return path if _is_url(path) else uploads.add(Path(path), "-weights")
 
 
 def _local(path: str | None) -> Result | None:

@@ -23,6 +23,7 @@ _NETS = ("net", "train_net", "test_net")
 # LMDB's table of readers: it differs with every use, and the reader there makes its own.
 _LEFT_OUT = ("lock.mdb",)
 _ADDRESS = 32
+_ANY_BYTES = "surrogateescape"
 
 
 class Uploads:
@@ -78,35 +79,50 @@ class Uploads:
 
     def _add_prototxt(self, path: Path, folder: Path) -> str:
         """A prototxt file whose paths count from a folder."""
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise LaunchError(f"{path} cannot be read as text: name a prototxt file.") from None
+        text = _read(path)
 
         def place(found: re.Match[str]) -> str:
             value = found["value"]
-            if not found["field"] or not value or "://" in value:
+            if not found["field"] or not value or ("://" in value and found["field"] != "weights"):
                 return found[0]
-            line = text.count("\n", 0, found.start()) + 1
-            named = Path(os.path.normpath(folder / value.removeprefix("file:")))
-            there = self._add_named(named, found["field"], f"{path}:{line}:", folder)
-            return f'{found["field"]}: "{there}"'
+            where = f"{path}:{text.count(chr(10), 0, found.start()) + 1}:"
+            # Of weights there may be several.
+            names = listed(value) if found["field"] == "weights" else [value]
+            places = [name if "://" in name else self._add_named(name, found["field"], where, folder) for name in names]
+            return f'{found["field"]}: "{",".join(places)}"'
 
         changed = _PATH_FIELD.sub(place, text)
         if changed == text:
             return self.add(path, "The file")
-        address = hashlib.sha256(changed.encode()).hexdigest()[:_ADDRESS]
+        address = hashlib.sha256(changed.encode(errors=_ANY_BYTES)).hexdigest()[:_ADDRESS]
         copy = self._scratch / address / path.name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(changed)
+        copy.write_text(changed, errors=_ANY_BYTES)
         self.files[str(copy)] = f"{self._root}/{address}/{path.name}"
         return self.files[str(copy)]
 
-    def _add_named(self, path: Path, field: str, where: str, folder: Path) -> str:
+    def _add_named(self, name: str, field: str, where: str, folder: Path) -> str:
         """The file that a field of a prototxt file names."""
+        path = Path(os.path.normpath(folder / name.removeprefix("file:")))
         if field in _NETS and path.is_file():
             return self._add_prototxt(path, folder)
         return self.add(path, f"{where} {field}")
+
+
+def listed(names: str) -> list[str]:
+    """The names between the commas of a list."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _read(path: Path) -> str:
+    """A prototxt file's text, of which comments may be in any encoding."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LaunchError(f"{path} cannot be read ({error.strerror}): name a prototxt file.") from None
+    if b"\0" in content:
+        raise LaunchError(f"{path} cannot be read as text: name a prototxt file.")
+    return content.decode(errors=_ANY_BYTES)
 
 
 def _address(files: Mapping[str, Path]) -> str:

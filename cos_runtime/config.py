@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NoReturn
 
 from pyspark import SparkContext
@@ -67,7 +68,7 @@ def flag_parser() -> argparse.ArgumentParser:
     add("-clusterSize", type=int, metavar="N", help="executors that train (default spark.executor.instances, else 1)")
     add("-persistent", action="store_true", help="keep the training data on Spark's disks")
     add("-snapshot", metavar="FILE", help=".solverstate to resume from; needs -weights")
-    add("-weights", metavar="FILE", help=".caffemodel to begin with: fine-tuning alone, resuming with -snapshot")
+    add("-weights", metavar="FILE,…", help=".caffemodel to begin with: fine-tuning alone, resuming with -snapshot")
     add("-checkpoint_seconds", type=float, default=60.0, metavar="S", help="between automatic checkpoints (default 60)")
     add("-checkpoint_iterations", type=int, default=0, metavar="N", help="between automatic checkpoints (default none)")
     add("-checkpoints", type=int, default=2, metavar="N", help="automatic checkpoints that are kept (default 2)")
@@ -140,7 +141,7 @@ class Config:
         self.netParam: NetParameter = self._nets.net
         self.isTraining: bool = flags.train
         self.isTest: bool = flags.test
-        self.features: list[str] = [name.strip() for name in (flags.features or "").split(",") if name.strip()]
+        self.features: list[str] = _listed(flags.features)
         self.isFeature: bool = bool(self.features)
         self.label: str = flags.label or ""
         self.modelPath: str = self._resolve(flags.model)
@@ -151,7 +152,9 @@ class Config:
         self.clusterSize: int = flags.clusterSize or _executors(sc)
         self.isRddPersistent: bool = flags.persistent
         self.snapshotStateFile: str = self._resolve(flags.snapshot)
-        self.snapshotModelFile: str = self._resolve(flags.weights or next(iter(self.solverParameter.weights), ""))
+        # Several stand in the solver, or with commas between.
+        weights = _listed(flags.weights or ",".join(self.solverParameter.weights))
+        self.snapshotModelFile: str = ",".join(map(self._resolve, weights))
         self.checkpoint_seconds: float = flags.checkpoint_seconds
         self.checkpoint_iterations: int = flags.checkpoint_iterations
         self.checkpoints_kept: int = flags.checkpoints
@@ -180,25 +183,38 @@ class Config:
 
     @property
     def snapshot_prefix(self) -> str:
-        """Path or URL before ``_iter_N`` in the names of snapshots; beside the model where one is named."""
-        prefix = self.solverParameter.snapshot_prefix
-        if not prefix:
+        """Path or URL before ``_iter_N`` in the names of snapshots; empty for none.
+
+        As in Caffe, snapshots have the solver file's name where no prefix is given, or that of a folder. A relative
+        prefix counts from the model's folder where a model is named. That model is the only result of a solver that
+        says nothing of snapshots.
+        """
+        given, name = self.solverParameter.snapshot_prefix, PurePosixPath(self.protoFile).stem
+        if not (given or self.solverParameter.snapshot) and self.modelPath:
             return ""
-        return storage.resolve(prefix, storage.parent(self.modelPath) if self.modelPath else self.solver_folder)
+        folder = storage.parent(self.modelPath) if self.modelPath else self.solver_folder
+        prefix = storage.resolve(given or name, folder)
+        is_folder = given.endswith("/") or bool(given and storage.is_folder(prefix))
+        return storage.resolve(name, prefix) if is_folder else prefix
 
     @property
     def best_path(self) -> str:
         """Where the weights with the best validation go; empty where none are kept."""
         suffix = ".h5" if self.solverParameter.snapshot_format == SolverParameter.HDF5 else ""
-        return f"{self.snapshot_prefix or _without_suffix(self.modelPath)}_best.caffemodel{suffix}" if self.best else ""
+        return f"{self._own_prefix}_best.caffemodel{suffix}" if self.best else ""
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """The snapshots that the job makes on its own, named after the solver's, or after the model."""
-        base = self.snapshot_prefix or _without_suffix(self.modelPath)
+        """The snapshots that the job makes on its own."""
         seconds, iterations = self.checkpoint_seconds, self.checkpoint_iterations
-        prefix = f"{base}_checkpoint" if base and (seconds or iterations) else ""
-        return Checkpoints(prefix, seconds if prefix else 0.0, iterations, self.checkpoints_kept)
+        prefix = f"{self._own_prefix}_checkpoint" if seconds or iterations else ""
+        return Checkpoints(prefix, seconds, iterations, self.checkpoints_kept)
+
+    @property
+    def _own_prefix(self) -> str:
+        """Path or URL that what the job keeps on its own begins with: the solver's prefix, or else the model's name."""
+        is_by_model = self.modelPath and not self.solverParameter.snapshot_prefix
+        return _without_suffix(self.modelPath) if is_by_model else self.snapshot_prefix
 
     @property
     def train_state(self) -> NetState:
@@ -246,6 +262,11 @@ class Config:
 
     def _read(self, path: str) -> NetParameter:
         return prototxt.read_net(self._resolve(path))
+
+
+def _listed(names: str | None) -> list[str]:
+    """The names between the commas of a list."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def _without_suffix(path: str) -> str:

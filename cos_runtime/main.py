@@ -85,8 +85,8 @@ def _check(conf: Config) -> None:
     if conf.isTest:
         preflight.refuse_existing_output(test_output(conf))
     if conf.isTraining:
-        if not (conf.modelPath or conf.snapshot_prefix):
-            raise UserError("-model is missing: name the file for the trained weights")
+        if (conf.isTest or conf.isFeature) and not conf.modelPath:
+            raise UserError("-model is missing: name the file for the trained weights, which are then tested")
         preflight.check_training(conf, DataSource.getSource(conf, True), _validations(conf))
     if conf.isTest or conf.isFeature:
         source = DataSource.getSource(conf, False)

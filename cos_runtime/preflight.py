@@ -30,8 +30,7 @@ def check_training(
     Raises:
         UserError: something does not fit; the sentence says what and where.
     """
-    solver_param = conf.solverParameter
-    if not solver_param.HasField("max_iter"):
+    if not conf.solverParameter.HasField("max_iter"):
         raise UserError(f"{conf.protoFile}: max_iter is missing: say when training ends")
     if is_local and conf.connection != "ethernet":
         network.require_device(conf.connection)
@@ -40,32 +39,44 @@ def check_training(
     net = Net(conf.netParam, TRAIN, source.top_shapes(), level=state.level, stages=state.stage)
     if not net.losses:
         raise UserError(f'net "{net.name}" has no loss in the phase TRAIN: there is nothing to train')
-    solver = Solver(solver_param, net)
+    solver = Solver(conf.solverParameter, net)
     start = _read_start(conf)
-    if start.model:
-        missing = net.copy_weights(weights.parse(start.model, start.model_path), start.model_path)
-        if start.state:
-            _refuse_missing(missing, start.model_path)
-    seed = None
-    if start.state:
-        resumed = solverstate.parse(start.state, start.state_path)
-        solver.restore(resumed)
-        seed = resumed.seed
-    if solver.iteration >= solver_param.max_iter:
-        raise UserError(
-            f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {solver_param.max_iter}: "
-            "there is nothing left to train; raise max_iter"
-        )
+    seed = _take_start(conf, start, net, solver)
     tested = [test_net(conf, validation, number) for number, validation in enumerate(validations)]
     for each in tested:
         each.share_weights(net)
     if conf.best and not tested:
         raise UserError("-best needs validation: give the solver test_interval and test_iter")
     aim = _aim(conf, tested[0]) if tested else Aim()
-    own = conf.checkpoints
-    snapshots = Snapshots(solver_param, conf.snapshot_prefix, conf.modelPath, conf.best_path, own.prefix, own.kept)
+    snapshots = _snapshots(conf)
+    snapshots.refuse_no_result(solver.iteration)
     snapshots.refuse_existing(solver.iteration, start.state_path)
     return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses, aim)
+
+
+def _take_start(conf: Config, start: Start, net: Net, solver: Solver) -> int | None:
+    """Give net and solver what the ranks begin with, and return the seed of the run that is gone on with, if known."""
+    lacking = [net.copy_weights(weights.parse(content, path), path) for path, content in start.models]
+    last = conf.solverParameter.max_iter
+    if last < 0:
+        raise UserError(f"{conf.protoFile}: max_iter is {last}: it must be 0 or more")
+    if not start.state:
+        return None
+    missing = [name for name in next(iter(lacking), []) if all(name in names for names in lacking)]
+    _refuse_missing(net, missing, conf.snapshotModelFile)
+    resumed = solverstate.parse(start.state, start.state_path)
+    solver.restore(resumed)
+    if solver.iteration >= last:
+        raise UserError(
+            f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {last}: "
+            "there is nothing left to train; raise max_iter"
+        )
+    return resumed.seed
+
+
+def _snapshots(conf: Config) -> Snapshots:
+    own = conf.checkpoints
+    return Snapshots(conf.solverParameter, conf.snapshot_prefix, conf.modelPath, conf.best_path, own.prefix, own.kept)
 
 
 def _aim(conf: Config, net: Net) -> Aim:
@@ -89,13 +100,16 @@ def check_inference(conf: Config, source: DataSource, model: str) -> tuple[Net, 
     if not model:
         raise UserError("-model is missing: name the weights to use")
     content = storage.read_bytes(model, "-model")
-    _refuse_missing(net.copy_weights(weights.parse(content, model), model), model)
+    _refuse_missing(net, net.copy_weights(weights.parse(content, model), model), model)
     return net, content
 
 
-def _refuse_missing(layers: list[str], path: str) -> None:
-    if layers:
-        raise UserError(f'{path} has no weights for layer "{layers[0]}": it is of another net, or a part of the file')
+def _refuse_missing(net: Net, layers: list[str], path: str) -> None:
+    """Refuse layers without weights, but for those whose filler makes them resize: Caffe users add them to deploy."""
+    resizing = {each.name for each in net.param.layer if each.convolution_param.weight_filler.type == "bilinear"}
+    missing = [name for name in layers if name not in resizing]
+    if missing:
+        raise UserError(f'{path} has no weights for layer "{missing[0]}": it is of another net, or a part of the file')
 
 
 def check_blobs(net: Net, blobs: list[str], flag: str) -> None:
@@ -113,10 +127,9 @@ def refuse_existing_output(path: str) -> None:
 
 
 def _read_start(conf: Config) -> Start:
-    model, state = conf.snapshotModelFile, conf.snapshotStateFile
+    models, state = conf.snapshotModelFile, conf.snapshotStateFile
     return Start(
-        storage.read_bytes(model, "-weights") if model else b"",
-        model,
+        tuple((path, storage.read_bytes(path, "-weights")) for path in models.split(",") if path),
         storage.read_bytes(state, "-snapshot") if state else b"",
         state,
     )

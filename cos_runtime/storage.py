@@ -54,6 +54,12 @@ def exists(path: str) -> bool:
     return bool(filesystem.exists(name))
 
 
+def is_folder(path: str) -> bool:
+    """Whether a folder is at ``path``."""
+    filesystem, name = _filesystem(path)
+    return bool(filesystem.isdir(name))
+
+
 def read_bytes(path: str, what: str = "file") -> bytes:
     """The content of a file; ``what`` names its role where it is missing or unreadable."""
     filesystem, name = _filesystem(path)

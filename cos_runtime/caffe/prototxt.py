@@ -15,6 +15,11 @@ from cos_runtime.errors import UserError
 
 M = TypeVar("M", bound=Message)
 
+_STRING = r'"(?:\\.|[^"\\\n])*"|' + r"'(?:\\.|[^'\\\n])*'"
+_COMMENT = r"#[^\n]*"
+# A minus with blanks after it, before a number.
+_MINUS = re.compile(rf"({_STRING}|{_COMMENT})|-(\s+)(?=[\d.]|inf|nan)")
+
 
 def parse(text: str, message: M, origin: str) -> M:
     """Parse prototxt ``text`` into ``message``.
@@ -26,7 +31,8 @@ def parse(text: str, message: M, origin: str) -> M:
         UserError: with file, line, column and the parser's reason, which names the field.
     """
     try:
-        text_format.Parse(text, message)
+        # The blanks that C++'s parser allows come before the minus: every other place stays the same.
+        text_format.Parse(_MINUS.sub(lambda found: found[1] or f"{found[2]}-", text), message)
     except text_format.ParseError as error:
         raise UserError(_explain(error, text, origin)) from None
     return message
@@ -51,8 +57,21 @@ def read(path: str, message: M, what: str) -> M:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        raise UserError(f"{what} {path} is not text: a prototxt file is expected, not a binary one") from None
+        text = _without_comments(content.decode(errors="surrogateescape"), f"{what} {path}")
     return parse(text, message, path)
+
+
+def _without_comments(text: str, what: str) -> str:
+    """Text without its comments, where alone there may be bytes that are not UTF-8."""
+    bare = re.sub(f"({_STRING})|{_COMMENT}", lambda found: found[1] or "", text)
+    try:
+        bare.encode()
+    except UnicodeEncodeError as error:
+        if re.sub(_STRING, "", bare).isascii():
+            line = bare.count("\n", 0, error.start) + 1
+            raise UserError(f"{what}:{line}: a string is not UTF-8: save the file with that encoding") from None
+        raise UserError(f"{what} is not text: a prototxt file is expected, not a binary one") from None
+    return bare
 
 
 def read_net(path: str) -> NetParameter:

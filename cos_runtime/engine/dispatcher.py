@@ -148,15 +148,16 @@ class Dispatcher:
         seen: dict[str, int] = {}
         for rank in ranks:
             place = seen[rank.host] = seen.get(rank.host, -1) + 1
-            files = (self.start.model, self.start.state) if rank.rank == 0 else ()
+            start = self.start if rank.rank == 0 else Start()
             rank.line.send(
                 "go",
-                *files,
+                *(content for _, content in start.models),
+                start.state,
                 device=device,
                 rank_of_host=place,
                 store=store,
-                model=self.start.model_path,
-                state=self.start.state_path,
+                models=[path for path, _ in start.models],
+                state=start.state_path,
             )
 
     def _device(self, ranks: list[_Rank]) -> str:

@@ -19,10 +19,10 @@ from cos_runtime.caffe.layers import Shape
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
 from cos_runtime.engine import workers
+from cos_runtime.engine.by_record import ByRecord
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.spool import rebatch
-from cos_runtime.engine.validate import is_per_record, record_sum
 from cos_runtime.sources.base import DataSource
 
 SAMPLE_ID = "SampleID"
@@ -57,7 +57,7 @@ class Predictor:
     numerics: Numerics
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def load(self) -> tuple[Net, torch.device]:
+    def load(self) -> tuple[Net, ByRecord, torch.device]:
         """The net on this task's device; a Python worker builds it once and keeps it for its later tasks."""
         if self.key not in _loaded:
             while len(_loaded) >= _MOST_LOADED:
@@ -65,13 +65,13 @@ class Predictor:
             net = build(self.net, self.state, self.shapes)
             net.copy_weights(weights.parse(self.weights.value, self.weights_path), self.weights_path)
             self.numerics.prepare(net, device_of_task(self.solver_mode))
-            _loaded[self.key] = net
-        net = _loaded[self.key]
-        return net, next(net.parameters(), torch.zeros(())).device
+            _loaded[self.key] = net, ByRecord(net, self.source.batch_size)
+        net, by_record = _loaded[self.key]
+        return net, by_record, next(net.parameters(), torch.zeros(())).device
 
 
 _MOST_LOADED = 2
-_loaded: OrderedDict[str, Net] = OrderedDict()
+_loaded: OrderedDict[str, tuple[Net, ByRecord]] = OrderedDict()
 
 
 def build(param: NetParameter, state: NetState, shapes: dict[str, Shape]) -> Net:
@@ -98,8 +98,8 @@ def features(spark: SparkSession, predictor: Predictor, blobs: list[str]) -> Dat
     schema = f"{SAMPLE_ID} string, " + ", ".join(f"`{name}` array<float>" for name in blobs)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for ids, net, outputs in _outputs(predictor, batches, blobs):
-            columns = [_array(net, name, outputs[name], len(ids)) for name in blobs]
+        for ids, by_record, outputs in _outputs(predictor, batches, blobs):
+            columns = [_array(by_record.rows(name, outputs[name], len(ids))) for name in blobs]
             yield pa.RecordBatch.from_arrays([ids, *columns], [SAMPLE_ID, *blobs])
 
     rows = predictor.source.dataframe(spark)
@@ -113,10 +113,10 @@ def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums: dict[str, torch.Tensor] = {}
         records = 0
-        for ids, net, values in _outputs(predictor, batches, outputs):
+        for ids, by_record, values in _outputs(predictor, batches, outputs):
             records += len(ids)
             for name, blob in values.items():
-                part = record_sum(net, name, blob, len(ids))
+                part = by_record.sums(name, blob, len(ids))
                 sums[name] = sums[name] + part if name in sums else part
         yield pa.RecordBatch.from_pydict(
             {
@@ -139,9 +139,9 @@ def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[
 
 def _outputs(
     predictor: Predictor, batches: Iterator[pa.RecordBatch], wanted: list[str]
-) -> Iterator[tuple[pa.Array, Net, dict[str, torch.Tensor]]]:
-    """Ids and blobs of batch after batch; the last one is as small as it is."""
-    net, device = predictor.load()
+) -> Iterator[tuple[pa.Array, ByRecord, dict[str, torch.Tensor]]]:
+    """Ids and blobs of batch after batch, with what takes them apart; the last one is as small as it is."""
+    net, by_record, device = predictor.load()
     ids: list[pa.Array] = []
 
     def noted(rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -152,12 +152,11 @@ def _outputs(
     rows = rebatch(batches, itertools.repeat(predictor.source.batch_size))
     with Feed(noted(rows), predictor.source, [0], timeout=_FEED_LIMIT) as feed, torch.inference_mode():
         for blobs in feed:
-            yield ids.pop(0), net, net(predictor.numerics.blobs(blobs, device), wanted)
+            yield ids.pop(0), by_record, net(predictor.numerics.blobs(blobs, device), wanted)
 
 
-def _array(net: Net, name: str, blob: torch.Tensor, records: int) -> pa.Array:
-    values = blob.float().cpu().numpy()
-    values = values.reshape(records, -1) if is_per_record(net, name) else np.tile(values.reshape(1, -1), (records, 1))
-    width = values.shape[1]
+def _array(rows: torch.Tensor) -> pa.Array:
+    """The rows of a matrix as lists."""
+    records, width = rows.shape
     offsets = pa.array(np.arange(0, (records + 1) * width, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1), pa.float32()))
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.float().cpu().numpy().reshape(-1), pa.float32()))

@@ -112,14 +112,12 @@ class Start:
     """What rank 0 begins with.
 
     Attributes:
-        model: content of a weights file, empty for fresh ones.
-        model_path: where it came from.
+        models: path and content of each weights file, in the order in which they are copied; none for fresh ones.
         state: content of a solver state file, empty for none.
         state_path: where it came from.
     """
 
-    model: bytes = b""
-    model_path: str = ""
+    models: tuple[tuple[str, bytes], ...] = ()
     state: bytes = b""
     state_path: str = ""
 

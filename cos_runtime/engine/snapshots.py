@@ -87,6 +87,13 @@ class Snapshots:
                 "-weights, or remove it"
             )
 
+    def refuse_no_result(self, start: int) -> None:
+        """Raise a UserError if a job that begins at iteration ``start`` would keep no weights."""
+        if not (self.model or self.best or self._iterations(start)):
+            raise UserError(
+                "-model is missing: name the file for the trained weights, of which the solver keeps no snapshot"
+            )
+
     def save(self, iteration: int, model: bytes, state: bytes, purpose: str) -> list[Saved]:
         """Write what the job keeps of this snapshot and return the paths.
 

@@ -131,12 +131,8 @@ class Teller:
         self.passes = [done for done in self.passes if done.iteration < self._iteration]
         if saved is None or saved.state is None:
             return None
-        return Start(
-            storage.read_bytes(saved.model, "snapshot"),
-            saved.model,
-            storage.read_bytes(saved.state, "snapshot"),
-            saved.state,
-        )
+        model, state = (storage.read_bytes(path, "snapshot") for path in (saved.model, saved.state))
+        return Start(((saved.model, model),), state, saved.state)
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

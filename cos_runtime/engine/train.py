@@ -111,9 +111,9 @@ class Trainer:
 
     def _begin(self, go: Message) -> Solver:
         """The solver at its first iteration; rank 0 has the files, the others take its tensors."""
-        model, state = go.blobs if go.blobs else (b"", b"")
-        if model:
-            self.net.copy_weights(weights.parse(model, go.facts["model"]), go.facts["model"])
+        *models, state = go.blobs
+        for path, model in zip(go.facts["models"], models, strict=True):
+            self.net.copy_weights(weights.parse(model, path), path)
         self.job.numerics.prepare(self.net, self.world.device)
         solver = Solver(self.job.solver, self.net)
         rows: list[np.ndarray] = []
@@ -211,9 +211,12 @@ class Trainer:
                 self._keep_if_due(agreed)
             else:
                 self._validate_if_due(pace)
-        self._average_state()
-        self._keep(FINAL)
-        self.keeper.wait()
+            with pace.pause():
+                self._average_state()
+                self._keep(FINAL)
+                self.keeper.wait()
+            if self.solver.iteration == self.job.solver.max_iter and self._display_is_due:
+                self._display_one_more(pace)
         return self.solver.iteration - first
 
     def _step(self, pace: Pace) -> set[Wish]:
@@ -235,8 +238,8 @@ class Trainer:
                 self.loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.loss.add(total / passes)
-        if self.job.solver.display and iteration % self.job.solver.display == 0:
-            self._display(iteration, rate, outputs, pace)
+        if self._display_is_due:
+            self._display(rate, outputs, pace)
         self.loss_scale.step(self.module.arriving() if isinstance(self.module, Parallel) else ())
         agreed = self.wishes.agreed()
         if self.exchange:
@@ -281,8 +284,13 @@ class Trainer:
     def _no_exchange(self) -> contextlib.AbstractContextManager[None]:
         return self.module.no_sync() if isinstance(self.module, Parallel) else contextlib.nullcontext()
 
-    def _display(self, iteration: int, rate: float, outputs: dict[str, Tensor], pace: Pace) -> None:
-        values = {name: outputs[name].detach().reshape(-1).float() for name in self.net.outputs}
+    @property
+    def _display_is_due(self) -> bool:
+        display = self.job.solver.display
+        return bool(display) and self.solver.iteration % display == 0
+
+    def _display(self, rate: float | None, outputs: dict[str, Tensor], pace: Pace) -> None:
+        values = {name: blob.detach().reshape(-1).float() for name, blob in outputs.items() if name in self.net.outputs}
         flat = self.world.mean(torch.cat([self.loss.mean().reshape(1), *values.values()])).tolist()
         loss, rest = flat[0], iter(flat[1:])
         means = {name: list(itertools.islice(rest, len(value))) for name, value in values.items()}
@@ -290,13 +298,22 @@ class Trainer:
             seconds, images_per_second = pace.lap()
             self.line.send(
                 "step",
-                iteration=iteration,
+                iteration=self.solver.iteration,
                 loss=loss,
                 rate=rate,
                 outputs=means,
                 images_per_second=images_per_second,
                 seconds=seconds,
             )
+
+    def _display_one_more(self, pace: Pace) -> None:
+        """Show the loss of a batch after the last update, as Caffe does once everything is kept."""
+        with pace.pause():
+            self._seed(self.solver.iteration)
+            inputs = self.job.numerics.blobs(next(self.feed), self.world.device)
+            with torch.no_grad(), self.job.numerics.context(self.world.device):
+                self.loss.add(self.net.loss(self.net(inputs, self.net.losses)).float())
+        self._display(None, {}, pace)
 
     def _validate_if_due(self, pace: Pace) -> None:
         iteration, interval = self.solver.iteration, self.job.solver.test_interval

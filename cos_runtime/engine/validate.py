@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST
+from cos_runtime.engine.by_record import ByRecord
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.job import TrainJob
 from cos_runtime.engine.spool import Spool, rebatch
@@ -34,6 +34,7 @@ class Validator:
         test_net = Net(job.net, TEST, job.test_shapes[number], level=state.level, stages=state.stage)
         self.net = test_net.to(world.device)
         self.net.share_weights(net)
+        self._by_record = ByRecord(self.net, source.batch_size)
         self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
         self._records = job.solver.test_iter[number] * source.batch_size
@@ -63,33 +64,15 @@ class Validator:
 
     def run(self) -> dict[str, list[float]]:
         """One pass: the mean over its records of every output blob of the TEST net."""
-        sums = {name: torch.zeros(_width(self.net, name), dtype=torch.float64) for name in self.net.outputs}
+        sums = {name: torch.zeros(self._by_record.width(name), dtype=torch.float64) for name in self.net.outputs}
         with torch.inference_mode():
             for size in self._chunks(self._pass):
                 blobs = self._numerics.blobs(next(self.feed), self._world.device)
                 with self._numerics.context(self._world.device):
                     outputs = self.net(blobs, self.net.outputs)
                 for name, blob in outputs.items():
-                    sums[name] += record_sum(self.net, name, blob, size)
+                    sums[name] += self._by_record.sums(name, blob, size)
         self._pass += 1
         totals = self._world.sum(torch.cat(list(sums.values()))).cpu() / self._records
         parts = torch.split(totals, [len(part) for part in sums.values()])
         return {name: part.tolist() for name, part in zip(sums, parts, strict=True)}
-
-
-def is_per_record(net: Net, name: str) -> bool:
-    """Whether the blob's first axis is the batch; else it is one value of the whole batch, like a loss."""
-    batch = net.shapes[net.inputs[0]][0]
-    shape = net.shapes[name]
-    return bool(shape) and shape[0] == batch
-
-
-def record_sum(net: Net, name: str, blob: Tensor, records: int) -> Tensor:
-    """The sum over a batch's records of a blob's values, float64; a value of the whole batch counts for each record."""
-    values = blob.detach().double().cpu()
-    return values.reshape(records, -1).sum(0) if is_per_record(net, name) else values.reshape(-1) * records
-
-
-def _width(net: Net, name: str) -> int:
-    shape = net.shapes[name]
-    return torch.Size(shape[1:] if is_per_record(net, name) else shape).numel()

@@ -82,6 +82,26 @@ def test_what_is_missing_is_named_by_file_and_line(project: Path, tmp_path: Path
     assert str(error.value).startswith(sentence.format(folder=project))
 
 
+def test_several_weights_are_sent_in_their_order(project: Path, tmp_path: Path) -> None:
+    solver = project / "solver.prototxt"
+    solver.write_bytes(solver.read_bytes() + b'weights: "b.caffemodel, s3://x/c,a.caffemodel"  # f\xfcr den Anfang\n')
+    for name in "ab":
+        (project / f"{name}.caffemodel").write_text(name)
+    made = Uploads("/there", tmp_path / "scratch")
+    flags = {"conf": str(solver), "weights": "a.caffemodel, b.caffemodel", "model": "m", "train": True}
+    spec = there(Request("train", TARGET, flags), made)
+    first, second = (made.files[str(project / f"{name}.caffemodel")] for name in "ab")
+    assert spec.args[-1] == f"{first},{second}"
+    (changed,) = (Path(here) for here, there_ in made.files.items() if there_ == spec.args[1])
+    assert changed.read_bytes().endswith(f'weights: "{second},s3://x/c,{first}"  # f'.encode() + b"\xfcr den Anfang\n")
+
+
+def test_what_is_not_text_is_no_solver(project: Path, tmp_path: Path) -> None:
+    (project / "solver.prototxt").write_bytes(b"\x08\x00\xff")
+    with pytest.raises(LaunchError, match="solver.prototxt cannot be read as text: name a prototxt file"):
+        collect(project, tmp_path)
+
+
 def test_what_is_too_large_belongs_into_the_bucket(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

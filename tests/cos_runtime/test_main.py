@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from cos_runtime import main as command
+from cos_runtime import preflight
+from cos_runtime.api import Config, DataSource
 from cos_runtime.caffe import weights
 from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
+from cos_runtime.errors import UserError
 from tests.fixtures.jobs import JobFolder, MakeJob
 
 
@@ -114,6 +117,30 @@ def test_weights_that_lack_a_layer(refused, make_job: MakeJob):
     assert refused("-test", "-conf", job.solver, "-model", model).startswith(f'{model} has no weights for layer "ip2"')
 
 
+def test_a_layer_that_only_resizes_needs_no_weights(make_job: MakeJob):
+    layer = 'layer { name: "up" type: "Deconvolution" bottom: "data" top: "up" convolution_param { num_output: 1 '
+    job = make_job(
+        extra=f'{layer} kernel_size: 4 stride: 2 bias_term: false weight_filler {{ type: "bilinear" }} }} }}'
+    )
+    model = write_weights(job, ip1=[(12, 36), (12,)], ip2=[(4, 12), (4,)])
+    conf = Config(None, ["-conf", job.solver])
+    net, _ = preflight.check_inference(conf, DataSource.getSource(conf, False), model)
+    line = np.array([0.25, 0.75, 0.75, 0.25])
+    assert dict(net.named_layers())["up"].blobs[0][0, 0].tolist() == np.outer(line, line).tolist()
+    edit(job, "net.prototxt", "bilinear", "xavier")
+    with pytest.raises(UserError, match='no weights for layer "up"'):
+        preflight.check_inference(Config(None, ["-conf", job.solver]), DataSource.getSource(conf, False), model)
+
+
+def test_a_result_that_would_be_kept_nowhere(refused, make_job: MakeJob):
+    job = make_job()
+    conf = ["-train", "-conf", job.solver]
+    sentence = "-model is missing: name the file for the trained weights, "
+    assert refused(*conf, "-test") == f"{sentence}which are then tested"
+    edit(job, "solver.prototxt", "max_iter: 20", "max_iter: 20 snapshot: 21 snapshot_after_train: false")
+    assert refused(*conf) == f"{sentence}of which the solver keeps no snapshot"
+
+
 def test_a_binary_file_as_a_prototxt(refused, make_job: MakeJob):
     job = make_job()
     Path(job.file("net.prototxt")).write_bytes(b"\x0a\xff\xfe")
@@ -160,6 +187,15 @@ def test_a_file_of_weights_that_is_none(refused, make_job: MakeJob, flag: str):
     assert foreign in refused("-conf", job.solver, *use, flag, foreign)
     missing = job.file("missing")
     assert refused("-conf", job.solver, *use, flag, missing) == f"{flag} {missing} does not exist"
+
+
+def test_a_missing_one_of_several_files_of_weights(refused, make_job: MakeJob):
+    job = make_job()
+    model = write_weights(job, ip1=[(12, 36), (12,)])
+    missing = job.file("gone.caffemodel")
+    assert refused("-train", *job.args("-weights", f"{model}, gone.caffemodel")) == f"-weights {missing} does not exist"
+    edit(job, "solver.prototxt", "momentum", f'weights: "{model}" weights: "gone.caffemodel" momentum')
+    assert refused("-train", *job.args()) == f"-weights {missing} does not exist"
 
 
 def test_a_state_of_another_net(refused, make_job: MakeJob):
@@ -259,6 +295,7 @@ def test_a_net_without_a_data_layer_for_a_phase(refused, make_job: MakeJob):
     ("old", "new", "word"),
     [
         ("max_iter: 20", "", "max_iter is missing"),
+        ("max_iter: 20", "max_iter: -1", "max_iter is -1: it must be 0 or more"),
         ('lr_policy: "fixed"', 'lr_policy: "sometimes"', "sometimes"),
         ("random_seed: 3", "random_seed: 3 test_interval: 5", "test_interval is given without test_iter"),
     ],

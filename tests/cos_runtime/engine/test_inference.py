@@ -92,6 +92,35 @@ def test_the_test_is_over_all_records(spark, trained: JobFolder):
         assert result[name] == pytest.approx([float(blob)], rel=1e-5), name
 
 
+def test_outputs_of_any_shape(spark, make_job: MakeJob):
+    # As many classes as records in a batch; the last batch, and the last of each rank's, have fewer.
+    solver = "test_iter: 11 test_interval: 2 test_initialization: false"
+    job = make_job(test_records=RECORDS, test_batch=4, max_iter=2, solver=solver)
+    net = Path(job.file("net.prototxt"))
+    halves = "reshape_param { shape { dim: -1 dim: 2 } }"
+    text = net.read_text().replace('top: "accuracy"', 'top: "accuracy" top: "of_class"')
+    net.write_text(f'{text} layer {{ name: "halves" type: "Reshape" bottom: "ip2" top: "halves" {halves} }}')
+    flags = ["-train", "-features", "ip2,halves", "-label", "label", "-clusterSize", "2", "-lmdb_partitions", "1"]
+    conf = Config(spark, job.args(*flags))
+    cos, source = CaffeOnSpark(spark), DataSource.getSource(conf, False)
+    passes = cos.trainWithValidation(DataSource.getSource(conf, True), source).collect()
+    rows = cos.features(source).collect()
+    scores, labels = np.array([row.ip2 for row in rows]), np.array([row.label[0] for row in rows])
+    assert [row.halves for row in rows] == [row.ip2 for row in rows]
+    assert passes[-1].halves == pytest.approx(scores[:44].mean(0), rel=1e-4, abs=1e-6)
+    tested = cos.test(source)
+    assert tested["halves"] == pytest.approx(scores.mean(0), rel=1e-4, abs=1e-6)
+    batches = [slice(start, start + 4) for start in range(0, RECORDS, 4)]
+    sums = sum(len(labels[batch]) * accuracy_of_classes(scores[batch], labels[batch]) for batch in batches)
+    assert tested["of_class"] == pytest.approx(sums / RECORDS, abs=1e-6)
+
+
+def accuracy_of_classes(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each of four classes the part of its records that is predicted; 0 for one without any."""
+    hits = scores.argmax(1) == labels
+    return np.array([hits[labels == number].sum() / max(1, (labels == number).sum()) for number in range(4)])
+
+
 def test_features_go_where_spark_writes(spark, trained: JobFolder, tmp_path: Path):
     conf = Config(spark, trained.args("-features", "ip1"))
     path = f"file://{tmp_path / 'features'}"

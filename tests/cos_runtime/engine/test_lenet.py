@@ -43,8 +43,9 @@ def test_two_ranks_go_on_as_caffes_own_run(spark, job: JobFolder, lenet: Path):
     CaffeOnSpark(spark).train(DataSource.getSource(conf, True))
 
     expected = np.loadtxt(lenet / "resumed_loss.txt")
-    steps = metrics(job, "train")
+    *steps, last = metrics(job, "train")
     assert [step["iteration"] for step in steps] == expected[:, 0].tolist()
+    assert (last["iteration"], last["lr"], last["outputs"]) == (1020, None, {})
     # The loss of each step, which Caffe's log gives with six digits.
     assert [step["outputs"]["loss"] for step in steps] == pytest.approx(expected[:, 1].tolist(), rel=1e-3)
     theirs = weights.read(str(lenet / "resumed_iter_1020.caffemodel.h5"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
-from cos_runtime.caffe import solverstate
+from cos_runtime.caffe import solverstate, weights
+from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from cos_runtime.engine.failures import RankError
 from cos_runtime.errors import UserError
 from cos_runtime.sources.lmdb import LMDB
@@ -20,7 +21,8 @@ def test_a_rank_alone_learns_and_leaves_its_files(spark, make_job: MakeJob):
     job = make_job(max_iter=40, solver='display: 10 snapshot: 20 snapshot_prefix: "snap" average_loss: 5')
     train(spark, job)
     steps = metrics(job, "train")
-    assert [step["iteration"] for step in steps] == [0, 10, 20, 30]
+    assert [step["iteration"] for step in steps] == [0, 10, 20, 30, 40]
+    assert [step["lr"] is None for step in steps] == [False] * 4 + [True], "the last is a pass after the last update"
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     names = {path.name for path in job.path.iterdir()}
     assert {f"snap_iter_{i}.{kind}" for i in (20, 40) for kind in ("caffemodel", "solverstate")} <= names
@@ -93,6 +95,18 @@ def test_fine_tuning_begins_with_the_weights_and_trains_new_layers_anew(spark, m
     assert not np.allclose(result["ip2_new"][0], trained["ip2"][0])
 
 
+def test_without_an_iteration_the_model_has_the_weights_that_were_given(spark, make_job: MakeJob):
+    first, second = (make_job(name, max_iter=3 + seed) for seed, name in enumerate(("first", "second")))
+    ours, theirs = train(spark, first), train(spark, second)
+    job = make_job(max_iter=0, solver=f'display: 1 weights: "nowhere" weights: "{first.file("model.caffemodel")}"')
+    part = Path(job.file("part.caffemodel"))
+    net = NetParameter(layer=[LayerParameter(name="ip2", type="InnerProduct")])
+    part.write_bytes(weights.serialize(net, {"ip2": theirs["ip2"]}, SolverParameter.BINARYPROTO))
+    found = train(spark, job, "-weights", f"{first.file('model.caffemodel')}, part.caffemodel")
+    assert_same(found, {**ours, "ip2": theirs["ip2"]}, 0)
+    assert [step["iteration"] for step in metrics(job, "train")] == [0]
+
+
 def test_validation_is_interleaved(spark, make_job: MakeJob):
     job = make_job(max_iter=20, solver="test_iter: 5 test_interval: 10 display: 10")
     conf = Config(spark, job.args("-train", "-clusterSize", "2"))
@@ -155,7 +169,8 @@ def _batch_losses(conf: Config, spark) -> list[float]:
 
 
 def test_what_layers_keep_is_averaged_over_the_ranks(spark, make_job: MakeJob):
-    job = make_job(max_iter=15, extra=BATCH_NORM)
+    # The pass that is displayed after the last update leaves no trace in the weights.
+    job = make_job(max_iter=15, extra=BATCH_NORM, solver="display: 5")
     found = train(spark, job, "-clusterSize", "2")
     assert len(found["bn"]) == 3
     assert found["bn"][2][0] == pytest.approx(sum(0.999**i for i in range(15)), rel=1e-5)

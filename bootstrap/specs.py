@@ -9,11 +9,9 @@ from pathlib import Path
 from bootstrap.errors import LaunchError
 from bootstrap.flags import FLAGS, Flags, arguments
 from bootstrap.jobs.client import new_token
+from bootstrap.jobs.places import METRICS, REPORTS
 from bootstrap.jobs.record import WORK, JobSpec, Kind, LocalTarget, MasterTarget, Result
 from bootstrap.uploads import Uploads, listed
-
-METRICS = "metrics.jsonl"
-_REPORTS = (METRICS, "train.log", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ def _local(path: str | None) -> Result | None:
 
 def _beside(model: str) -> list[str]:
     """The reports of a training job."""
-    return [] if _is_url(model) else [os.path.join(os.path.dirname(model), name) for name in _REPORTS]
+    return [] if _is_url(model) else [os.path.join(os.path.dirname(model), name) for name in REPORTS]
 
 
 def _is_url(path: str) -> bool:

@@ -11,7 +11,9 @@ from bootstrap.cli.verbs import LOCAL, ClusterName, JobName, Site, plain, site, 
 from bootstrap.errors import LaunchError
 
 if TYPE_CHECKING:
-    from bootstrap.jobs.record import JobRecord
+    from collections.abc import Mapping
+
+    from bootstrap.jobs.record import JobRecord, Result
 
 _TAIL_BYTES = 256 * 1024
 
@@ -102,7 +104,7 @@ def _retry(
     from bootstrap.cli.attach import see_through  # noqa: PLC0415
 
     with site(cluster) as there:
-        again = there.jobs.retry(there.jobs.find(job).id)
+        again = there.jobs.retry(there.jobs.find(job))
         if detach:
             _tell(again)
         else:
@@ -129,32 +131,53 @@ def _fetch(
 def fetch(there: Site, record: "JobRecord", to: Path | None = None) -> list[str]:
     """Copy a job's results here and return their places.
 
+    A cluster's job can write what it likes into its record and beside its results, and is trusted in neither: without
+    `to`, what it was told to write goes where it was told to, and that is known from when it was asked for.
+
     Raises:
         LaunchError: There is nothing to bring.
     """
+    from bootstrap.jobs.places import kept  # noqa: PLC0415
     from bootstrap.local_host import LocalFiles  # noqa: PLC0415
-    from bootstrap.transfer import again, copy  # noqa: PLC0415
+    from bootstrap.transfer import copy  # noqa: PLC0415
 
-    sizes: dict[str, int] = {}
-    places: dict[str, str] = {}
-    for result in record.results:
-        place = result.place if to is None else str(to / Path(result.place).name)
-        try:
-            tree = again()(there.host.files.tree, result.path)
-        except FileNotFoundError:  # not written yet, or never
-            continue
-        for name, size in tree.items():
-            path = os.path.join(result.path, name) if name else result.path
-            sizes[path] = size
-            places[path] = os.path.join(place, name) if name else place
-    if not places:
+    asked = kept(record) if there.cluster and to is None else None
+    if there.cluster and to is None and asked is None:
+        to = Path(f"{there.name}-job-{record.id}")
+        terminal.note(f"Job {record.id} was not asked for from here: what it wrote goes into the folder {to}.")
+    found = [(result, name, size) for result in record.results for name, size in _tree(there, result.path).items()]
+    wanted = [(result, name, size) for result, name, size in found if asked is None or asked.have(result.place, name)]
+    if not found:
         raise LaunchError(
             f"Job {record.id} has written nothing to bring: it {record.state}, see `cos logs {record.id}`."
         )
+    if len(wanted) < len(found):
+        others = f"{len(found) - len(wanted)} of its files, which job {record.id} was not told to write"
+        terminal.note(f"Left there: {others}; `cos fetch {record.id} --cluster {there.name} --to FOLDER` brings all.")
+    places = {_join(result.path, name): _join(_place(result, to), name) for result, name, _ in wanted}
     there_and_here_differ = {path: place for path, place in places.items() if there.cluster or path != place}
-    with terminal.progress(f"fetching {record.name}", sum(sizes.values())) as told:
+    with terminal.progress(f"fetching {record.name}", sum(size for _, _, size in wanted)) as told:
         copy(there.host.files, LocalFiles(), there_and_here_differ, told=told)
     return list(places.values())
+
+
+def _tree(there: Site, path: str) -> "Mapping[str, int]":
+    """The files of a result; none where it is not written yet, or never was."""
+    from bootstrap.transfer import again  # noqa: PLC0415
+
+    try:
+        return again()(there.host.files.tree, path)
+    except FileNotFoundError:
+        return {}
+
+
+def _place(result: "Result", to: Path | None) -> str:
+    # Neither `..` nor `.ssh`: with a folder for all of it, the name in it may be of the job's making.
+    return result.place if to is None else str(to / Path(result.place).name.lstrip("."))
+
+
+def _join(folder: str, name: str) -> str:
+    return os.path.join(folder, name) if name else folder
 
 
 def _tell(record: "JobRecord") -> None:

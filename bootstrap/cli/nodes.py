@@ -61,6 +61,7 @@ def upload(there: Site, uploads: "Uploads") -> None:
     if cluster is None or not uploads.files:
         return
     nodes = cluster.addresses()
+    _log_in(there)
     with terminal.progress("uploading", uploads.size() * len(nodes)) as told:
 
         def send(node: "Address") -> "Copied":
@@ -74,6 +75,14 @@ def upload(there: Site, uploads: "Uploads") -> None:
             raise result
     sent = sum(result.files for result in results if not isinstance(result, LaunchError))
     terminal.note(f"{len(uploads.files)} files on {len(nodes)} nodes, {sent} of them sent now.")
+
+
+def _log_in(there: Site) -> None:
+    """Log in to the master, while a passphrase that is asked for is not drawn over by a bar."""
+    from bootstrap.transfer import again  # noqa: PLC0415
+
+    if terminal.is_live:
+        again()(there.host.run, ["true"])
 
 
 def _ssh(
@@ -113,7 +122,10 @@ def _ssh_options(address: "Address") -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(known_hosts(address.host, address.port, address.host_keys))
     limits = address.limits
-    options = ["-p", str(address.port), "-o", f"UserKnownHostsFile={path}", "-o", "StrictHostKeyChecking=yes"]
+    # Clusters share their private addresses: what the person's own configuration says of one, a ControlPath say, may
+    # lead to a node of another, past the pinned keys.
+    options = ["-F", "none", "-p", str(address.port), "-o", "StrictHostKeyChecking=yes"]
+    options += ["-o", f"UserKnownHostsFile={path}", "-o", "GlobalKnownHostsFile=/dev/null"]
     options += ["-o", f"ConnectTimeout={limits.connect:.0f}", "-o", f"ServerAliveInterval={limits.keep_alive:.0f}"]
     return [*options, "-i", str(address.key_file), "-o", "IdentitiesOnly=yes"] if address.key_file else options
 
@@ -206,6 +218,7 @@ def _push(
             copied: list[Copied | LaunchError] = [copy(LocalFiles(), there.host.files, paths)]
         else:
             known, chosen = there.cluster, choose(there.cluster.addresses(), nodes)
+            _log_in(there)
             with terminal.progress(f"pushing {source.name}", sum(sizes.values()) * len(chosen)) as told:
 
                 def push(node: "Address") -> "Copied":

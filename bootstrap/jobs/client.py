@@ -7,6 +7,7 @@ from typing import Any
 
 from bootstrap.errors import LaunchError
 from bootstrap.host import Host
+from bootstrap.jobs import places
 from bootstrap.jobs.record import JobRecord, JobSpec
 from bootstrap.transfer import AGAIN_SECONDS, again
 
@@ -43,7 +44,7 @@ class Jobs:
 
     def submit(self, spec: JobSpec) -> JobRecord:
         """Enter a job, which begins when those before it have ended."""
-        return JobRecord.model_validate(self._ask("submit", given=spec.model_dump_json()))
+        return self._enter(spec.token, places.told(spec), "submit", given=spec.model_dump_json())
 
     def all(self) -> list[JobRecord]:
         """The jobs, oldest first."""
@@ -71,9 +72,10 @@ class Jobs:
         """End a job."""
         return JobRecord.model_validate(self._ask("cancel", job, seconds=_CANCEL_SECONDS))
 
-    def retry(self, job: str) -> JobRecord:
+    def retry(self, record: JobRecord) -> JobRecord:
         """Enter a job again, from its last snapshot where it has one."""
-        return JobRecord.model_validate(self._ask("retry", job, given=new_token()))
+        token = new_token()
+        return self._enter(token, places.kept(record) or places.Places(), "retry", record.id, given=token)
 
     def room(self) -> str:
         """The directory for uploads, made where it is missing."""
@@ -85,7 +87,15 @@ class Jobs:
 
     def peek(self, job: str) -> JobRecord:
         """A job's record as it is written, without a look at whether its runner lives."""
-        return JobRecord.model_validate_json(again()(self.host.files.read, f"{self.root}/{job}/job.json", 0))
+        told = JobRecord.model_validate_json(again()(self.host.files.read, f"{self.root}/{job}/job.json", 0))
+        return told.model_copy(update={"id": job})  # the job can rewrite it
+
+    def _enter(self, token: str, told: places.Places, *asked: str, given: str) -> JobRecord:
+        """Have a job entered, and keep where it may write to here: before, as we may be killed while it is entered."""
+        places.keep(token, told)
+        record = JobRecord.model_validate(self._ask(*asked, given=given))
+        places.keep(token, told, record.id)
+        return record
 
     def _ask(self, verb: str, job: str = "", *, given: str = "", seconds: float | None = None) -> Any:
         command = [*self._command, verb, *([job] if job else [])]

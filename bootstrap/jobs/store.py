@@ -69,9 +69,10 @@ class JobStore:
         # In this order: a runner that ends in between has written its last word before.
         is_alive = self.pid(job) is not None
         try:
-            record = JobRecord.model_validate_json((self.folder(job) / "job.json").read_text())
+            told = JobRecord.model_validate_json((self.folder(job) / "job.json").read_text())
         except FileNotFoundError:
             raise LaunchError(f"There is no job {job!r}: `cos jobs` lists them.") from None
+        record = told.model_copy(update={"id": job})  # the job can rewrite it, but not where it lies
         if record.is_over or is_alive:
             return record
         if record.state == "queued" and now() - record.submitted < _START_GRACE:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import shlex
 import socket
 import threading
 import time
@@ -16,15 +15,18 @@ import paramiko
 from bootstrap.errors import LaunchError
 from bootstrap.host import ConnectionLostError
 from bootstrap.ssh.address import Address
+from bootstrap.ssh.command import Command
 from bootstrap.ssh.keys import AskPassphrase, load_key, no_passphrase
 
 # What paramiko raises where a connection broke: a send over one that is closed is an EOFError to it, `close` included.
 BROKEN = (paramiko.SSHException, EOFError, OSError)
 
 _Opened = TypeVar("_Opened")
-_Route = socket.socket | paramiko.Channel | paramiko.ProxyCommand
+_Route = socket.socket | paramiko.Channel | Command
 # paramiko has the same exception for a key that is refused and for a connection that breaks meanwhile.
 _CUT = "transport shut down"
+# How `aws` says that it lacks its plugin.
+_NO_PLUGIN = "SessionManagerPlugin is not found"
 # Before paramiko's own first choice: it needs no second pass for the packet's checksum.
 _FAST_CIPHER = "aes128-gcm@openssh.com"
 
@@ -52,6 +54,7 @@ class Connection:
         self._lock = threading.RLock()
         self._client: paramiko.SSHClient | None = None
         self._sftp: paramiko.SFTPClient | None = None
+        self._was_in = False
         self._jump = None if address.jump is None else Connection(address.jump, ask)
 
     def __enter__(self) -> Self:
@@ -135,7 +138,9 @@ class Connection:
         # A node behind another is logged in to through a connection of its own: one login at a time.
         turn = _turns(self.address.host, self.address.port) if self._jump is None else contextlib.nullcontext()
         with turn:
-            return self._log_in()
+            client = self._log_in()
+        self._was_in = True
+        return client
 
     def _log_in(self) -> paramiko.SSHClient:
         address, limits = self.address, self.address.limits
@@ -165,6 +170,8 @@ class Connection:
             close(route)
             if isinstance(error, LaunchError) or not isinstance(error, Exception):
                 raise
+            if isinstance(route, Command) and route.last_words:
+                raise self._way_ended(route.last_words) from error
             raise self._refusal(error, time.monotonic() - begin) from error
         transport = client.get_transport()
         if transport is not None:
@@ -184,7 +191,7 @@ class Connection:
                 ) from error
         if address.proxy:
             try:
-                return paramiko.ProxyCommand(shlex.join(address.proxy))
+                return Command(address.proxy)
             except OSError as error:
                 raise LaunchError(
                     f"`{address.proxy[0]}`, the way to {self._who()}, cannot be run ({error.strerror}): install it."
@@ -217,6 +224,14 @@ class Connection:
             entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{name} {kind} {text}")
             if entry is not None and entry.key is not None:  # a kind that paramiko does not know is none to agree on
                 client.get_host_keys().add(name, kind, entry.key)
+
+    def _way_ended(self, words: str) -> LaunchError:
+        """What a person is told where the command that leads to the node ended with such words."""
+        means = "install session-manager-plugin" if _NO_PLUGIN in words else "mend that, then try again"
+        command, said = self.address.proxy[0], words.rstrip(".")
+        told = f"`{command}`, the way to {self._who()}, ended before the login ({said}): {means}."
+        # A way that led there once is cut by the network, and by no mistake that somebody has to mend.
+        return ConnectionLostError(told) if self._was_in else LaunchError(told)
 
     def _refusal(self, error: Exception, seconds: float) -> LaunchError:
         """What a person is told where the login failed after the seconds."""

@@ -54,7 +54,7 @@ class SshFiles:
             attributes = sftp.stat(path)
             if not stat.S_ISDIR(attributes.st_mode or 0):
                 return {"": attributes.st_size or 0}
-            return dict(_walk(sftp, path, ""))
+            return dict(self._walk(sftp, path, ""))
 
     def size(self, path: str) -> int | None:
         """A file's size; None where there is none."""
@@ -98,6 +98,21 @@ class SshFiles:
         except FileNotFoundError:
             return
 
+    def _walk(self, sftp: paramiko.SFTPClient, folder: str, below: str) -> Iterator[tuple[str, int]]:
+        for entry in sorted(sftp.listdir_attr(folder), key=lambda entry: entry.filename):
+            if not entry.filename or "/" in entry.filename:  # `..` paramiko leaves out
+                name = self._connection.address.name
+                raise LaunchError(
+                    f"{name} tells of a file {entry.filename!r} in {folder}, which is no file's name: "
+                    "trust that node no more, and make it anew."
+                )
+            path, name = posixpath.join(folder, entry.filename), posixpath.join(below, entry.filename)
+            mode = entry.st_mode or 0
+            if stat.S_ISDIR(mode):
+                yield from self._walk(sftp, path, name)
+            elif stat.S_ISREG(mode):
+                yield name, entry.st_size or 0
+
     def _open_to_write(self, sftp: paramiko.SFTPClient, path: str, mode: str) -> paramiko.SFTPFile:
         try:
             _make_folders(sftp, posixpath.dirname(path))
@@ -128,16 +143,6 @@ class SshFiles:
         # A channel with answers outstanding cannot be used again.
         self._connection.close()
         return self._connection.lost(error)
-
-
-def _walk(sftp: paramiko.SFTPClient, folder: str, below: str) -> Iterator[tuple[str, int]]:
-    for entry in sorted(sftp.listdir_attr(folder), key=lambda entry: entry.filename):
-        path, name = posixpath.join(folder, entry.filename), posixpath.join(below, entry.filename)
-        mode = entry.st_mode or 0
-        if stat.S_ISDIR(mode):
-            yield from _walk(sftp, path, name)
-        elif stat.S_ISREG(mode):
-            yield name, entry.st_size or 0
 
 
 def _make_folders(sftp: paramiko.SFTPClient, folder: str) -> None:

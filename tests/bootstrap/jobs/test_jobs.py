@@ -8,12 +8,15 @@ import pytest
 from bootstrap.errors import LaunchError
 from bootstrap.follow import follow
 from bootstrap.host import Host
+from bootstrap.jobs import places
 from bootstrap.jobs.client import Jobs, new_token
 from bootstrap.jobs.record import WORK, JobRecord, JobSpec, MasterTarget, Result
 from bootstrap.ssh.connection import Connection
 from bootstrap.ssh.host import SshHost
 from tests.fixtures.sshd import Server, Wire
 from tests.fixtures.waiting import until
+
+pytestmark = pytest.mark.usefixtures("cos_home")
 
 PROGRAM = """
 import os, sys, time
@@ -55,6 +58,7 @@ def test_jobs_of_a_host(host: Host, tmp_path: Path) -> None:
     asked = spec(tmp_path)
     first = jobs.submit(asked)
     assert jobs.submit(asked).id == first.id == "1", "a spec that is sent again is the same job"
+    assert places.kept(first) == places.Places(job="1", names={"/here/result": ()})
     second = jobs.submit(spec(tmp_path, code=2, name="fails"))
     third = jobs.submit(spec(tmp_path, name="never runs"))
 
@@ -71,7 +75,7 @@ def test_jobs_of_a_host(host: Host, tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="Job 3 is over already: it cancelled"):
         jobs.cancel(third.id)
     with pytest.raises(LaunchError, match="Job 1 is still running: `cos cancel 1` ends it"):
-        jobs.retry(first.id)
+        jobs.retry(first)
 
     (tmp_path / "go").touch()
     ended = wait(jobs, second)
@@ -119,6 +123,7 @@ def test_a_killed_runner_is_a_failed_job_that_can_be_tried_again(host: Host, tmp
     assert "its process is gone" in jobs.get("1").message
     until(lambda: not Path(f"/proc/{program}").exists(), "the program to end")
     (tmp_path / "go").touch()
-    again = wait(jobs, jobs.retry("1"))
+    again = wait(jobs, jobs.retry(jobs.get("1")))
     assert (again.id, again.retry_of, again.state) == ("2", "1", "succeeded")
+    assert places.kept(again) == places.Places(job="2", names={"/here/result": ()})
     assert (folder / "work" / "result").read_text() == "42", "it does what it was to do in the first place"

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,22 @@ from bootstrap.ssh.host import SshHost
 from bootstrap.ssh.keys import load_key
 from bootstrap.ssh.parallel import on_all
 from tests.fixtures.sshd import Limits, Server, Wire, make_key
+
+# What `aws ssm start-session` is: a way to a port, by stdin and stdout. Where the file is, its network is off.
+WAY = """
+import os, socket, sys, threading
+if os.path.exists(sys.argv[2]):
+    sys.exit("\\nCould not connect to the endpoint URL\\n")
+plug = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def send():
+    while piece := os.read(0, 65536):
+        plug.sendall(piece)
+    plug.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+os.write(2, b"a word on stderr\\n" * 10_000)
+while piece := plug.recv(65536):
+    os.write(1, piece)
+"""
 
 
 @pytest.fixture
@@ -219,6 +236,44 @@ def test_the_way_through_the_master_breaks(sshd: Server) -> None:
         connection._jump.transport().packetizer.close()  # paramiko sees that it is broken a moment later
         connection.close()
         assert host.run(["echo", "again"]).output == b"again\n"
+
+
+def test_a_command_is_the_way(sshd: Server, tmp_path: Path) -> None:
+    with Connection(sshd.address(port=1, proxy=(sys.executable, "-c", WAY, str(sshd.port), f"{tmp_path}/off"))) as lost:
+        host = SshHost(lost)
+        assert host.run(["cat"], given=bytes(1_000_000)).output == bytes(1_000_000)
+        (tmp_path / "off").touch()
+        lost.transport().sock.process.kill()  # type: ignore[union-attr]  # paramiko's stubs know of no commands
+        with pytest.raises(ConnectionLostError, match="broke"):
+            host.run(["sleep", "30"])
+        sentence = r"ended before the login \(Could not connect to the endpoint URL\): mend that, then try again"
+        with pytest.raises(ConnectionLostError, match=sentence):
+            host.run(["true"])
+        (tmp_path / "off").unlink()
+        assert host.run(["echo", "again"]).output == b"again\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "\nSessionManagerPlugin is not found. See http://docs.aws.amazon.com/console\n",
+            "(SessionManagerPlugin is not found. See http://docs.aws.amazon.com/console): "
+            "install session-manager-plugin.",
+        ),
+        ("warning\nTargetNotConnected: i-0 is not connected.\n\n", "(TargetNotConnected: i-0 is not connected): mend"),
+    ],
+)
+def test_a_command_that_does_not_lead_there_tells_why(said: str, told: str, sshd: Server) -> None:
+    limits = Limits(auth=30.0)
+    begun, busy = time.monotonic(), time.process_time()
+    way = ("sh", "-c", 'sleep 1; printf "$0" >&2; exit 255', said)
+    with Connection(sshd.address(proxy=way, limits=limits)) as connection, pytest.raises(LaunchError) as error:
+        connection.transport()
+    assert not isinstance(error.value, ConnectionLostError), "it would be tried again"
+    assert f"`sh`, the way to master (127.0.0.1:{sshd.port}), ended before the login {told}" in str(error.value)
+    assert time.monotonic() - begun < limits.auth / 2
+    assert time.process_time() - busy < 0.9, "who waits is idle"
 
 
 def test_all_nodes_at_once_and_one_is_away(sshd: Server) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -56,9 +57,16 @@ class JobStore:
     def write(self, record: JobRecord) -> None:
         """Write a job's record: a reader sees the old one or the new one."""
         path = self.folder(record.id) / "job.json"
-        beside = path.with_name(f".job.json.{os.getpid()}")
-        beside.write_text(record.model_dump_json(indent=2))
-        beside.replace(path)
+        # The folder is the job's user's, and we may be root: a name that cannot be known is no link to elsewhere.
+        handle, beside = tempfile.mkstemp(prefix=".job.json.", dir=path.parent)
+        try:
+            with open(handle, "w") as file:
+                os.fchmod(handle, 0o644)
+                file.write(record.model_dump_json(indent=2))
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
+            raise
 
     def read(self, job: str) -> JobRecord:
         """A job's record; one whose runner is gone without a word has failed.

@@ -2,8 +2,9 @@
 
     python teardown.py NAME [--region REGION | --all-regions] [--force] [--dry-run] [--delete-bucket]
 
-It knows no state of Pulumi's: what bears the tag `cos:cluster` of that name is the cluster's, and nothing else is. It
-may be run again at any point, and from cron. Exit codes: 0 nothing is left, 1 something is, 2 it was refused.
+It knows no state of Pulumi's: what bears the tag `cos:cluster` of that name is the cluster's, and nothing else is. What
+AWS has for all regions at once, as roles, belongs to the one in its tag `cos:region`. It may be run again at any point,
+and from cron. Exit codes: 0 nothing is left, 1 something is, 2 it was refused.
 
 `cos down` and `cos sweep` are this code too.
 """
@@ -23,7 +24,7 @@ import boto3
 import jmespath
 from botocore.exceptions import BotoCoreError, ClientError
 
-TAG, DEADLINE_TAG = "cos:cluster", "cos:deadline"
+TAG, DEADLINE_TAG, REGION_TAG = "cos:cluster", "cos:deadline", "cos:region"
 ACTIVITY_KEY, METER_KEY = "nodes/activity.json", "cost/meter.json"
 SENT_PREFIX = "sent"
 SAVE_SECONDS = 180.0  # the guard's own limit for saving, and its way to notice
@@ -207,31 +208,42 @@ def _of_services(place: Place, cluster: str | None) -> Iterator[_Removal]:
                 yield _found("schedule group", item["Name"], place, tags, billable=False), remove
 
 
-def _of_account(place: Place, cluster: str | None) -> Iterator[_Removal]:
-    """Roles, profiles and budgets, which belong to no region; others' names are not asked for their tags."""
+def _of_iam(place: Place, cluster: str | None) -> Iterator[_Removal]:
+    """Profiles and roles that were made for this region's cluster; others' names are not asked for their tags."""
     iam = place.client("iam")
     for item in _pages(iam, "list_instance_profiles", "InstanceProfiles[]"):
         name = item["InstanceProfileName"]
         if name.startswith(_prefix(cluster)):
             tags = _tags(iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"])
-            if _is_wanted(tags, cluster):
+            if _is_wanted(tags, cluster) and tags.get(REGION_TAG) == place.region:
                 remove = partial(_drop_profile, iam, name, item)
                 yield _found("instance profile", name, place, tags, billable=False), remove
     for item in _pages(iam, "list_roles", "Roles[]"):
         name = item["RoleName"]
         if name.startswith(_prefix(cluster)):
             tags = _tags(iam.list_role_tags(RoleName=name))
-            if _is_wanted(tags, cluster):
+            if _is_wanted(tags, cluster) and tags.get(REGION_TAG) == place.region:
                 yield _found("role", name, place, tags, billable=False), partial(_drop_role, iam, name)
+
+
+def _of_budgets(place: Place, cluster: str | None, tell: Tell) -> Iterator[_Removal]:
+    """Budgets that were made for this region's cluster."""
     account = place.client("sts").get_caller_identity()["Account"]
     budgets = place.session.client("budgets", region_name="us-east-1")
-    for item in _pages(budgets, "describe_budgets", "Budgets[]", AccountId=account):
-        # What it counts names the cluster: one question fewer than its tags.
+    try:
+        items = list(_pages(budgets, "describe_budgets", "Budgets[]", AccountId=account))
+    except ClientError as error:
+        if not error.response["Error"]["Code"].startswith("AccessDenied"):
+            raise
+        tell("budgets were not looked for: you lack the permission budgets:ViewBudget")
+        return
+    for item in items:
+        # What it counts and its name tell cluster and region: one question fewer than its tags.
         counted = [value.split("$")[1] for value in item.get("CostFilters", {}).get("TagKeyValue", []) if "$" in value]
-        tags = {TAG: counted[0]} if counted and item["BudgetName"].startswith(f"{counted[0]}-") else {}
-        if _is_wanted(tags, cluster):
-            remove = partial(budgets.delete_budget, AccountId=account, BudgetName=item["BudgetName"])
-            yield _found("budget", item["BudgetName"], place, tags, billable=False), remove
+        tags, name = {TAG: counted[0]} if counted else {}, item["BudgetName"]
+        if _is_wanted(tags, cluster) and name.startswith(f"{tags[TAG]}-budget-{place.region}-"):
+            remove = partial(budgets.delete_budget, AccountId=account, BudgetName=name)
+            yield _found("budget", name, place, tags, billable=False), remove
 
 
 def _prefix(cluster: str | None) -> str:
@@ -266,6 +278,20 @@ def buckets(place: Place, cluster: str | None) -> list[Found]:
     return found
 
 
+def present_bucket(place: Place, cluster: str) -> str | None:
+    """Of the buckets that a cluster's lives left the one of the present life; None where it cannot be told."""
+    names = [found.id for found in buckets(place, cluster)]
+    live = {entry["InstanceId"] for entry in instances(place, cluster)}
+    its_own = (name for name in names if live & _reported(place, name))
+    return next(its_own, names[0] if len(names) == 1 else None)
+
+
+def _reported(place: Place, bucket: str) -> set[str]:
+    """The nodes that wrote to a bucket that they have booted."""
+    keys = _pages(place.s3, "list_objects_v2", "Contents[].Key", Bucket=bucket, Prefix="nodes/")
+    return {key.split("/")[1] for key in keys if key and key.endswith("/status.json")}
+
+
 def delete_bucket(place: Place, name: str) -> None:
     """Remove a bucket with all that is in it, old versions too."""
     _drop_objects(place, name, "")
@@ -287,9 +313,10 @@ def _drop_objects(place: Place, bucket: str, prefix: str) -> None:
             place.s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
 
 
-def _removals(place: Place, cluster: str | None) -> Iterator[_Removal]:
-    for part in (_of_ec2, _of_services, _of_account):
+def _removals(place: Place, cluster: str | None, tell: Tell = lambda _: None) -> Iterator[_Removal]:
+    for part in (_of_ec2, _of_services, _of_iam):
         yield from part(place, cluster)
+    yield from _of_budgets(place, cluster, tell)
 
 
 def find(place: Place, cluster: str | None = None) -> list[Found]:
@@ -303,13 +330,11 @@ def remove(place: Place, cluster: str, tell: Tell, seconds: float = REMOVE_SECON
     Returns:
         What is left when the seconds are over, each with what hinders it.
     """
-    deadline, told = time.monotonic() + seconds, set[str]()
+    deadline, tell_once = time.monotonic() + seconds, cache(tell)
     while True:
         left = []
-        for found, act in _removals(place, cluster):
-            if found.id not in told:
-                told.add(found.id)
-                tell(f"removing {found.kind} {found.id}")
+        for found, act in _removals(place, cluster, tell_once):
+            tell_once(f"removing {found.kind} {found.id}")
             note = ""
             try:
                 act()
@@ -374,9 +399,8 @@ def end_nodes(place: Place, cluster: str, bucket: str | None, tell: Tell, second
     Their guard reads the deadline from the instance's tag: one that is now makes it save and shut down. This needs no
     way into the nodes. A node that never reported has no guard to wait for.
     """
-    keys = _pages(place.s3, "list_objects_v2", "Contents[].Key", Bucket=bucket, Prefix="nodes/") if bucket else ()
-    reported = {key.split("/")[1] for key in keys if key and key.endswith("/status.json")}
-    asked = {entry["InstanceId"] for entry in instances(place, cluster, ("running",))} & reported
+    running = {entry["InstanceId"] for entry in instances(place, cluster, ("running",))}
+    asked = running & _reported(place, bucket) if running and bucket else set[str]()
     if not asked:
         return
     tell(f"{len(asked)} nodes save logs and models to {bucket} and end (up to {seconds:.0f} s)")
@@ -461,7 +485,7 @@ def teardown(place: Place, cluster: str, tell: Tell, *, force: bool, save_second
     Raises:
         RefusedError: Somebody uses it.
     """
-    bucket = next((found.id for found in buckets(place, cluster)), None)
+    bucket = present_bucket(place, cluster)
     if not force:
         refuse_if_busy(place, cluster, bucket)
     end_nodes(place, cluster, bucket, tell, save_seconds)
@@ -493,7 +517,9 @@ def _run(options: argparse.Namespace) -> int:
                 print(f"bucket {bucket.id} is kept, with logs and models: --delete-bucket removes it")
     for entry in left:
         print(f"still there: {entry.kind} {entry.id} in {entry.region} {entry.note}", file=sys.stderr)
-    if not left:
+    if not found and not options.all_regions:
+        print(f"nothing of {options.cluster} is in {names[0]}: --all-regions looks everywhere")
+    elif not left:
         print(f"nothing of {options.cluster} is left in {', '.join(names)}")
     return int(bool(left))
 
@@ -507,7 +533,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     where.add_argument("--all-regions", action="store_true", help="look everywhere")
     parser.add_argument("--force", action="store_true", help="though a job runs")
     parser.add_argument("--dry-run", action="store_true", help="tell what there is, and leave it")
-    parser.add_argument("--delete-bucket", action="store_true", help="remove the bucket too, with logs and models")
+    parser.add_argument("--delete-bucket", action="store_true", help="remove its buckets too, with logs and models")
     try:
         return _run(parser.parse_args(arguments))
     except (RefusedError, ClientError, BotoCoreError) as error:

@@ -147,14 +147,15 @@ class Access(pulumi.ComponentResource):
 
     def _profile(self, role: str, bucket_arn: pulumi.Input[str]) -> pulumi.Output[str]:
         labels = self._labels
+        tags = labels.tags(role, region=self._config.region)
         node_role = iam.Role(
-            labels.name(role), assume_role_policy=trust("ec2.amazonaws.com"), tags=labels.tags(role), opts=self._here
+            labels.name(role), assume_role_policy=trust("ec2.amazonaws.com"), tags=tags, opts=self._here
         )
         document = pulumi.Output.all(bucket_arn, self.spark_secret).apply(
             lambda arns: json.dumps(node_policy(self._config, role, arns[0], arns[1]))
         )
         iam.RolePolicy(labels.name(role), role=node_role.id, policy=document, opts=self._here)
-        profile = iam.InstanceProfile(labels.name(role), role=node_role.name, tags=labels.tags(role), opts=self._here)
+        profile = iam.InstanceProfile(labels.name(role), role=node_role.name, tags=tags, opts=self._here)
         return profile.name
 
 

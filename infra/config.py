@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +32,7 @@ def _one_address(value: str) -> str:
         raise ValueError(f"{value!r} is no IPv4 address with its /32") from None
     if network.prefixlen != 32:
         raise ValueError(f"{value} lets {network.num_addresses} addresses in")
-    return value
+    return str(network)  # EC2 takes no address without its /32
 
 
 def _vpc_range(value: str) -> str:
@@ -41,6 +42,23 @@ def _vpc_range(value: str) -> str:
         raise ValueError(f"{value!r} is no IPv4 range") from None
     if not network.is_private or not 16 <= network.prefixlen <= 24:
         raise ValueError(f"{value} is no private range between /16 and /24")
+    return value
+
+
+def tag_value(text: str) -> str:
+    """A text with what IAM refuses in a tag's value, as in `CORP\\jane`, replaced by `-`."""
+    return "".join(sign if unicodedata.category(sign)[0] in "LNZ" or sign in "_.:/=+-@" else "-" for sign in text)
+
+
+def _tag_value(value: str) -> str:
+    if value != tag_value(value):
+        raise ValueError("AWS takes letters, numbers, blanks and _.:/=+-@ in a tag")
+    return value
+
+
+def _usual_region(value: str) -> str:
+    if re.match("cn-|us-gov-|[a-z]+-iso", value):
+        raise ValueError("it is in a part of AWS that has other names and hosts, which COS does not know")
     return value
 
 
@@ -118,13 +136,15 @@ class ClusterConfig(_Model):
     cluster: Name = _key(
         "name of the cluster; the stack's unless set", "use up to 30 of a-z, 0-9 and -, a letter first"
     )
-    owner: str = _key(
+    owner: Annotated[str, AfterValidator(_tag_value)] = _key(
         "who answers for it: a name or an address, in the tag cos:owner",
         "run `pulumi config set cos:owner YOU`",
         min_length=1,
         max_length=120,
     )
-    region: str = _key("AWS region", "name one such as us-east-1", pattern="^[a-z]{2}(-[a-z]+)+-[0-9]$")
+    region: Annotated[str, AfterValidator(_usual_region)] = _key(
+        "AWS region", "name one such as us-east-1", pattern="^[a-z]{2}(-[a-z]+)+-[0-9]$"
+    )
     zone: str = _key("availability zone of all nodes", "name one of the region's, such as us-east-1a")
     ttl: Duration = _key(
         "how long each node lives at most, from its boot, as 90m, 8h or 1d12h",
@@ -132,7 +152,7 @@ class ClusterConfig(_Model):
         default="8h",
     )
     deadline: AwareDatetime = _key(
-        "when everything is terminated, UTC; `cos extend` moves it",
+        "when every node is terminated, UTC; `cos extend` moves it, and what is no node bills until `cos down`",
         "run `python -m infra.pin STACK`, or set a time with its zone, as 2026-11-26T18:00:00Z",
     )
     idle: Duration = _key(
@@ -156,8 +176,8 @@ class ClusterConfig(_Model):
         "your own public address with /32: from there alone ssh to the master is let in; or `ssm` for no open port",
         "run `python -m infra.pin STACK`, or set your address with /32, or ssm",
     )
-    ssh_public_key: Annotated[str, _after(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/=]+( .*)?")] = _key(
-        "public key of whoever logs in, in OpenSSH's format",
+    ssh_public_key: Annotated[str, _after(r"(ssh-ed25519|ssh-rsa) [A-Za-z0-9+/=]+( .*)?")] = _key(
+        "public key of whoever logs in, ED25519 or RSA, in OpenSSH's format",
         'run `pulumi config set cos:ssh_public_key "$(cat ~/.ssh/id_ed25519.pub)"`',
     )
     ami: str = _key(

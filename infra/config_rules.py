@@ -9,6 +9,8 @@ from infra.instances import InstanceFacts, UnknownTypeError, facts
 if TYPE_CHECKING:
     from infra.config import ClusterConfig, WorkerGroup
 
+_NAME_LENGTH = 64 - 8
+
 
 def check(config: "ClusterConfig") -> None:
     """Refuse what cannot be launched.
@@ -26,6 +28,7 @@ def check(config: "ClusterConfig") -> None:
         raise ValueError(f"cos:workers has two groups named {twice[0]}: give each its own name")
     for index, group in enumerate(config.workers):
         _group(f"cos:workers[{index}]", group)
+        _names(f"cos:workers[{index}]", group, config)
         _addresses(f"cos:workers[{index}]", group, config)
 
 
@@ -89,6 +92,16 @@ def _group(key: str, group: "WorkerGroup") -> None:
         raise ValueError(f"{key}.efa is true, and {group.type} takes no EFA: set it false, or take a larger size")
     if group.own_placement_group and not found.cluster_placement:
         raise ValueError(f"{key}.placement_group is auto, and {group.type} is in no cluster group: set it to none")
+
+
+def _names(key: str, group: "WorkerGroup", config: "ClusterConfig") -> None:
+    """EventBridge Scheduler takes names of up to 64 characters, of which Pulumi's suffix is 8."""
+    longest = len(f"{config.cluster}-{group.name}-{group.count - 1}")
+    if longest > _NAME_LENGTH:
+        raise ValueError(
+            f"{key}.name {group.name} is too long beside cos:cluster {config.cluster}: shorten one of them by "
+            f"{longest - _NAME_LENGTH} characters"
+        )
 
 
 def _addresses(key: str, group: "WorkerGroup", config: "ClusterConfig") -> None:

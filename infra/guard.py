@@ -48,7 +48,7 @@ class Guard(pulumi.ComponentResource):
                 opts=self._here,
             )
         if config.budget_usd is not None:
-            self._budget(config.budget_usd, str(config.budget_email))
+            self._budget(config.region, config.budget_usd, str(config.budget_email))
         self.register_outputs({})
 
     def _role(self, config: ClusterConfig) -> iam.Role:
@@ -56,7 +56,7 @@ class Guard(pulumi.ComponentResource):
         role = iam.Role(
             labels.name("deadline"),
             assume_role_policy=trust("scheduler.amazonaws.com"),
-            tags=labels.tags("deadline"),
+            tags=labels.tags("deadline", region=config.region),
             opts=self._here,
         )
         iam.RolePolicy(
@@ -67,7 +67,7 @@ class Guard(pulumi.ComponentResource):
         )
         return role
 
-    def _budget(self, usd: float, email: str) -> None:
+    def _budget(self, region: str, usd: float, email: str) -> None:
         labels = self._labels
 
         def notification(threshold: int, kind: str) -> budgets.BudgetNotificationArgsDict:
@@ -80,14 +80,14 @@ class Guard(pulumi.ComponentResource):
             }
 
         budgets.Budget(
-            labels.name("budget"),
+            labels.name(f"budget-{region}"),  # by which teardown.py knows whose it is
             budget_type="COST",
             limit_amount=f"{usd:.2f}",
             limit_unit="USD",
             time_unit="MONTHLY",
             cost_filters=[{"name": "TagKeyValue", "values": [f"user:cos:cluster${labels.cluster}"]}],
             notifications=[notification(80, "ACTUAL"), notification(100, "FORECASTED")],
-            tags=labels.tags("budget"),
+            tags=labels.tags("budget", region=region),
             opts=self._here,
         )
 

@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
-from dataclasses import dataclass
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pulumi
@@ -50,12 +53,32 @@ class Machine:
 
 
 def user_data(site: Site, machine: Machine, master_host: pulumi.Input[str] | None) -> pulumi.Output[str]:
-    """The cloud-init text of a node; nothing in it changes when the deadline is moved."""
+    """The cloud-init text of a node; nothing in it changes when the deadline is moved, or when our code does."""
 
     def rendered(values: list[Any]) -> str:
-        return render(_node_plan(site, machine, *values))
+        plan, kit_dir = _node_plan(site, machine, *values), site.config.kit_dir
+        return render(plan) if kit_dir is None else _kept(Path(kit_dir) / "user-data", plan)
 
     return pulumi.Output.all(site.storage.bucket, site.access.spark_secret, master_host).apply(rendered)
+
+
+def _kept(folder: Path, plan: NodePlan) -> str:
+    """User data as it was first rendered for a plan: the seed in it, which is our code, has to fit the kit.
+
+    So newer code makes no other text, which would replace the nodes of a running cluster.
+    """
+    hardware = plan.expected.instance_type, plan.expected.efa_interfaces  # all else of it is a table of ours
+    told = {**asdict(plan), "expected": hardware}
+    path = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    if path.is_file():
+        return path.read_text()
+    text = render(plan)
+    with suppress(OSError):  # another's kit, in whose folder nothing can be kept
+        folder.mkdir(exist_ok=True)
+        beside = path.with_suffix(".part")
+        beside.write_text(text)
+        beside.replace(path)
+    return text
 
 
 def _node_plan(site: Site, machine: Machine, bucket: str, secret: str, master_host: str | None) -> NodePlan:

@@ -10,8 +10,8 @@ is asked for once, here.
 
 import argparse
 import datetime
+import http.client
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +28,7 @@ from infra.config_errors import ConfigError
 from infra.labels import iso
 
 _ADDRESS_SERVICE = "https://checkip.amazonaws.com"
+_ADDRESS_SECONDS = 10.0
 _KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 
 
@@ -47,14 +48,14 @@ def pinned(
     """
     merged = {**presets.values(str(values["preset"])), **values} if "preset" in values else dict(values)
     region = str(merged.get("region", ""))
-    ttl = durations.minutes(str(merged.get("ttl", ClusterConfig.model_fields["ttl"].default)))
+    ttl = durations.lifetime(merged.get("ttl", ClusterConfig.model_fields["ttl"].default))
     parameter = str(merged.get("ami_parameter", ClusterConfig.model_fields["ami_parameter"].default))
     found: dict[str, Callable[[], str]] = {
         "owner": lambda: caller(session),
         "ssh_from": lambda: f"{my_address()}/32",
         "ssh_public_key": public_key,
         "ami": lambda: image(session, region, parameter),
-        "deadline": lambda: iso(now + datetime.timedelta(minutes=ttl)),
+        "deadline": lambda: iso(now + ttl),
     }
     return {**values, **{key: find() for key, find in found.items() if key not in merged}}
 
@@ -95,12 +96,11 @@ def address() -> str:
         ConfigError: AWS is not reached within 10 seconds.
     """
     try:
-        with urllib.request.urlopen(_ADDRESS_SERVICE, timeout=10) as answer:
+        with urllib.request.urlopen(_ADDRESS_SERVICE, timeout=_ADDRESS_SECONDS) as answer:
             return str(answer.read().decode().strip())
-    except urllib.error.URLError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ConfigError(
-            f"cos:ssh_from could not be found at {_ADDRESS_SERVICE} ({error.reason}): "
-            "set your address with /32, or ssm."
+            f"cos:ssh_from could not be found at {_ADDRESS_SERVICE} ({error}): set your address with /32, or ssm."
         ) from None
 
 
@@ -118,9 +118,18 @@ def public_key(folder: Path | None = None) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A stack's configuration file, empty where there is none yet."""
-    document = yaml.safe_load(path.read_text()) if path.exists() else None
-    return document if isinstance(document, dict) else {}
+    """A stack's configuration file, empty where there is none yet.
+
+    Raises:
+        ConfigError: It is no YAML, or not as Pulumi has it.
+    """
+    try:
+        document = (yaml.safe_load(path.read_text()) if path.exists() else None) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML ({' '.join(str(error).split())}): mend that line.") from None
+    if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
+        raise ConfigError(f"{path} has no keys below `config:`: write them there, as in `cos:ttl: 8h`.")
+    return document
 
 
 def write(path: Path, document: dict[str, Any]) -> None:

@@ -44,8 +44,7 @@ def example(preset: str, values: dict[str, Any] | None = None) -> ClusterConfig:
     """
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     merged = {**_STAND_INS, **presets.values(preset), "preset": preset, **(values or {})}
-    ttl = datetime.timedelta(minutes=durations.minutes(str(merged.get("ttl", "8h"))))
-    return load({"deadline": now + ttl, **merged}, now)
+    return load({"deadline": now + durations.lifetime(merged.get("ttl", "8h")), **merged}, now)
 
 
 def show(console: Console, config: ClusterConfig, resources: Sequence[Planned], cost: Estimate) -> None:
@@ -107,7 +106,10 @@ def _given(arguments: list[str]) -> dict[str, Any]:
     wrong = next((name for name, equals, _ in pairs if not equals), None)
     if wrong is not None:
         raise ConfigError(f"{wrong} is no KEY=VALUE: write it as in `ttl=2h`.")
-    return {name.removeprefix("cos:"): yaml.safe_load(value) for name, _, value in pairs}
+    try:
+        return {name.removeprefix("cos:"): yaml.safe_load(value) for name, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"A value is no YAML ({' '.join(str(error).split())}): quote it, or mend it.") from None
 
 
 def main() -> int:

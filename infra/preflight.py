@@ -116,11 +116,11 @@ def image(ec2: EC2Client, config: ClusterConfig) -> Iterator[Finding]:
 
 
 def quota(session: boto3.Session, config: ClusterConfig) -> Iterator[Finding]:
-    """Whether the vCPUs are within the account's quotas, less what runs already."""
+    """Whether the vCPUs are within the account's quotas, less what else runs already."""
     client = session.client("service-quotas", region_name=config.region)
     pages = client.get_paginator("list_service_quotas").paginate(ServiceCode="ec2")
     limits = {entry["QuotaName"]: entry["Value"] for page in pages for entry in page["Quotas"]}
-    used = used_vcpus(session.client("ec2", region_name=config.region))
+    used = used_vcpus(session.client("ec2", region_name=config.region), config.cluster)
     for name, wanted in sorted(quotas.wanted_vcpus(config).items()):
         if name not in limits:
             yield Finding("warning", "quota", f"Service Quotas does not list {name}: look it up for {wanted} vCPUs.")
@@ -137,14 +137,17 @@ def quota(session: boto3.Session, config: ClusterConfig) -> Iterator[Finding]:
             )
 
 
-def used_vcpus(ec2: EC2Client) -> Counter[str]:
-    """vCPUs that run or start in the client's region, by quota."""
+def used_vcpus(ec2: EC2Client, cluster: str) -> Counter[str]:
+    """vCPUs that run or start in the client's region, by quota, but for the cluster's: what it wants has them in."""
     used: Counter[str] = Counter()
     known = set(names())
+    own = {"Key": "cos:cluster", "Value": cluster}
     running = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     for page in ec2.get_paginator("describe_instances").paginate(Filters=running):
         for reservation in page["Reservations"]:
             for instance in reservation["Instances"]:
+                if own in instance.get("Tags", []):
+                    continue
                 name = quotas.quota_name(instance["InstanceType"], instance.get("InstanceLifecycle") == "spot")
                 if name is not None and instance["InstanceType"] in known:
                     used[name] += facts(instance["InstanceType"]).vcpus

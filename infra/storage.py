@@ -109,20 +109,15 @@ def kit_objects(folder: Path) -> list[tuple[str, Path]]:
 
 
 def lifecycle_rules() -> list[s3.BucketLifecycleConfigurationRuleArgsDict]:
-    """Logs end, what jobs were sent ends, old versions end, and uploads that were broken off end."""
+    """Logs end, what jobs were sent ends, old versions end, and uploads that were broken off end.
+
+    Beside a node's logs lies what it said of its boot, by which it is known as ready: no node lives for that long. A
+    job's log stays with its models.
+    """
     return [
-        {
-            "id": "logs",
-            "status": "Enabled",
-            "filter": {"prefix": "logs/"},
-            "expiration": {"days": LOG_DAYS},
-        },
-        {
-            "id": "sent",
-            "status": "Enabled",
-            "filter": {"prefix": f"{sent.PREFIX}/"},
-            "expiration": {"days": SENT_DAYS},
-        },
+        _end_of("nodes", LOG_DAYS),
+        _end_of("events", LOG_DAYS),
+        _end_of(sent.PREFIX, SENT_DAYS),
         {
             "id": "leftovers",
             "status": "Enabled",
@@ -131,6 +126,10 @@ def lifecycle_rules() -> list[s3.BucketLifecycleConfigurationRuleArgsDict]:
             "abort_incomplete_multipart_upload": {"days_after_initiation": 7},
         },
     ]
+
+
+def _end_of(prefix: str, days: int) -> s3.BucketLifecycleConfigurationRuleArgsDict:
+    return {"id": prefix, "status": "Enabled", "filter": {"prefix": f"{prefix}/"}, "expiration": {"days": days}}
 
 
 def tls_only_policy(bucket_arn: str) -> str:

@@ -20,6 +20,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Force = Annotated[bool, typer.Option("--force", help="Though a job runs.")]
 Wait = Annotated[str, typer.Option("--wait", help="How long to wait for the nodes to be ready.")]
 INTERRUPTED = 130
+_NAMED = 5  # nodes in a question
 MASTER_SECONDS = 15.0  # a master that is not reached has told the bucket whether it is used
 
 
@@ -38,15 +39,20 @@ def minutes(text: str) -> int:
     Raises:
         LaunchError: It is none, or nothing.
     """
-    from infra import durations  # noqa: PLC0415
-
-    try:
-        found = durations.minutes(text)
-    except ValueError as error:
-        raise LaunchError(f"{error}.") from None
+    found = _length(text)
     if not found:
         raise LaunchError(f"{text!r} is no time at all: write it as 90m, 8h or 1d12h.")
     return found
+
+
+def _length(text: str) -> int:
+    """A length of time, which may be 0m."""
+    from infra import durations  # noqa: PLC0415
+
+    try:
+        return durations.minutes(text)
+    except ValueError as error:
+        raise LaunchError(f"{error}.") from None
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -160,7 +166,12 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     for key, equals, _ in pairs:
         if not equals or not re.fullmatch("[a-z_]+", key):
             raise LaunchError(f"--set {key} is no KEY=VALUE: write it as idle=1h.")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    try:
+        return {key: yaml.safe_load(value) for key, _, value in pairs}
+    except yaml.YAMLError as error:
+        raise LaunchError(
+            f"A value of --set is no YAML ({' '.join(str(error).split())}): quote it, or mend it."
+        ) from None
 
 
 def _plan(
@@ -195,19 +206,27 @@ def _up(
     *,
     cluster: ClusterName = LOCAL,
     yes: Yes = False,
+    force: Force = False,
     wait: Wait = "30m",
     new_kit: Annotated[
         bool, typer.Option("--new-kit", help="Bring your present code to nodes: replaces them.")
     ] = False,
 ) -> None:
     """Make a cluster, or go on where the last `up` broke off; shows the price and asks first."""
-    _make(cluster, wait, yes=yes, new_kit=new_kit)
+    _make(cluster, wait, yes=yes, force=force, new_kit=new_kit)
 
 
 def _make(
-    cluster: str, wait: str, *, yes: bool, new_kit: bool = False, on_begin: Callable[[], object] = lambda: None
+    cluster: str,
+    wait: str,
+    *,
+    yes: bool,
+    force: bool,
+    new_kit: bool = False,
+    on_begin: Callable[[], object] = lambda: None,
 ) -> None:
-    from bootstrap.clusters import config  # noqa: PLC0415
+    from bootstrap.clusters import config, facts  # noqa: PLC0415
+    from bootstrap.clusters.down import refuse_running  # noqa: PLC0415
     from bootstrap.clusters.engine import alone, find_command  # noqa: PLC0415
     from bootstrap.clusters.up import build_kit, join, make, prepare  # noqa: PLC0415
 
@@ -216,6 +235,9 @@ def _make(
     find_command()
     with alone(cluster):
         prepared = prepare(cluster, new_kit=new_kit)
+        if prepared.ending:
+            terminal.note(f"to be replaced or removed: {', '.join(prepared.ending)}")
+            refuse_running(prepared.place, cluster, facts.known(cluster), jobs_of(cluster), force=force)
         price = _checked(prepared)
         confirm(f"{_intent(prepared)} for {price}?", yes=yes)
         on_begin()
@@ -225,15 +247,15 @@ def _make(
             build_kit(prepared)
             with shown_progress(f"{cluster} goes up") as progress:
                 bucket = make(prepared, progress, terminal.note)
-            facts = join(prepared, bucket, terminal.note, seconds)
+            made = join(prepared, bucket, terminal.note, seconds)
         except KeyboardInterrupt:
-            _offer_destroy(prepared)
+            _tell_interrupted(prepared)
             raise typer.Exit(INTERRUPTED) from None
     if terminal.json:
-        terminal.data(facts.model_dump(mode="json"))
+        terminal.data(made.model_dump(mode="json"))
     else:
         terminal.say(
-            f"{cluster} is up: {1 + len(facts.workers)} nodes, until {prepared.config.deadline:%Y-%m-%d %H:%M} UTC."
+            f"{cluster} is up: {1 + len(made.workers)} nodes, until {prepared.config.deadline:%Y-%m-%d %H:%M} UTC."
         )
 
 
@@ -259,18 +281,26 @@ def _checked(prepared: "Prepared") -> str:
 
 def _intent(prepared: "Prepared") -> str:
     config = prepared.config
-    if not prepared.changes:
+    if not prepared.is_used:
         return f"Make {config.cluster}, {config.node_count} nodes in {config.zone},"
-    changed = ", ".join(f"{count} to {what}" for what, count in prepared.changes.items() if what != "same")
-    return f"Bring {config.cluster} up to date ({changed or 'nothing to change'})"
+    changes = {what: count for what, count in prepared.changes.items() if what != "same"}
+    changed = ", ".join(f"{count} to {what}" for what, count in changes.items()) or "nothing to change"
+    if prepared.own_kit is not None:
+        changed = "a kit of your present code"
+    if not prepared.ending:
+        return f"Bring {config.cluster} up to date ({changed})"
+    more = f" and {len(prepared.ending) - _NAMED} others" if len(prepared.ending) > _NAMED else ""
+    nodes = ", ".join(prepared.ending[:_NAMED]) + more
+    return f"Bring {config.cluster} up to date ({changed}), which replaces or removes {nodes},"
 
 
-def _offer_destroy(prepared: "Prepared") -> None:
-    """After Ctrl-C: what is there costs."""
+def _tell_interrupted(prepared: "Prepared") -> None:
+    """After Ctrl-C: what is there costs. Whether to destroy it is asked only where nothing was there before."""
     name = prepared.config.cluster
+    state = "may be changed in part" if prepared.is_used else "is half up and costs"
     hint = f"`cos up --cluster {name}` goes on from here, `cos down --cluster {name}` ends what is there."
-    terminal.error(f"Interrupted: {name} is half up and costs. {hint}")
-    if not terminal.console(stderr=True).is_terminal or terminal.json:
+    terminal.error(f"Interrupted: {name} {state}. {hint}")
+    if prepared.is_used or not terminal.console(stderr=True).is_terminal or terminal.json:
         return
     if typer.confirm("Destroy what is there now?", default=True, err=True):
         _end(name, prepared.engine, prepared.place, save_seconds=None)
@@ -286,21 +316,16 @@ def _resize(
     wait: Wait = "30m",
 ) -> None:
     """Add workers to a group, or remove the last ones of it."""
-    from bootstrap.clusters import config, facts  # noqa: PLC0415
-    from bootstrap.clusters.down import refuse_running  # noqa: PLC0415
+    from bootstrap.clusters import config  # noqa: PLC0415
     from bootstrap.clusters.running import require  # noqa: PLC0415
 
     workers = config.resized(cluster, group, count)
-    state = require(cluster)
-    leaving = [node for node in state.live if node.group == group and int(node.name.rsplit("-", 1)[1]) >= count]
-    if leaving:
-        refuse_running(state.place, cluster, facts.known(cluster), jobs_of(cluster), force=force)
-        terminal.note(f"{', '.join(node.name for node in leaving)} will be removed")
+    require(cluster)
     before = config.read(cluster).get("workers")
     config.change(cluster, workers=workers)
     with ExitStack() as undo:
         undo.callback(config.change, cluster, workers=before)
-        _make(cluster, wait, yes=yes, on_begin=undo.pop_all)  # what has begun stays
+        _make(cluster, wait, yes=yes, force=force, on_begin=undo.pop_all)  # what has begun stays
 
 
 def jobs_of(cluster: str) -> Callable[[], list[str]]:
@@ -326,16 +351,17 @@ def _down(
     from bootstrap.clusters.down import refuse_running  # noqa: PLC0415
     from bootstrap.clusters.engine import Engine, alone, find_command  # noqa: PLC0415
     from bootstrap.clusters.nodes import place  # noqa: PLC0415
-    from infra import durations  # noqa: PLC0415
 
-    seconds = durations.minutes(save) * 60.0 if save != "3m" else None
+    seconds = _length(save) * 60.0 if save != "3m" else None
     config.read(cluster)
     find_command()
     with alone(cluster):
         where = place(config.region(cluster))
         refuse_running(where, cluster, facts.known(cluster), jobs_of(cluster), force=force)
+        engine = Engine(cluster)
+        engine.require_free()  # before nodes end that somebody makes from another laptop
         confirm(f"End {cluster} and all of its nodes?", yes=yes)
-        _end(cluster, Engine(cluster), where, seconds, delete_bucket=delete_bucket)
+        _end(cluster, engine, where, seconds, delete_bucket=delete_bucket)
 
 
 def _end(name: str, engine: Any, where: Any, save_seconds: float | None, *, delete_bucket: bool = False) -> None:

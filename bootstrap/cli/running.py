@@ -195,7 +195,9 @@ def _sweep(
     *,
     cluster: ClusterName = LOCAL,
     remove: Annotated[bool, typer.Option("--remove", help="Remove what was found; without, it is only told.")] = False,
-    region: Annotated[str | None, typer.Option(help="AWS region. [default: your profile's]")] = None,
+    region: Annotated[
+        str | None, typer.Option(help="AWS region. [default: the cluster's, else your profile's]")
+    ] = None,
     all_regions: Annotated[bool, typer.Option("--all-regions", help="Look into all of them.")] = False,
     yes: Yes = False,
     force: Force = False,
@@ -207,7 +209,9 @@ def _sweep(
     name = None if cluster == LOCAL else cluster
     if remove and name is None:
         raise LaunchError("--remove ends one cluster: name it by --cluster; without --remove all are told.")
-    found = sweep.look(name, region, everywhere=all_regions)
+    regions = sweep.regions(name, region, everywhere=all_regions)
+    where = "any region" if all_regions else regions[0]
+    found = sweep.look(name, regions)
     if terminal.json:
         terminal.data([entry._asdict() for entry in found])
     elif found:
@@ -216,14 +220,16 @@ def _sweep(
         ]
         terminal.table(rows, ("CLUSTER", "OWNER", "REGION", "WHAT", "ID", ""))
     else:
-        terminal.say(f"Nothing of {name or 'any cluster'} is there.")
+        terminal.say(f"Nothing of {name or 'any cluster'} is there in {where}.")
     if not remove or name is None or not found:
         if found:
-            terminal.note("This was a look: `cos sweep --cluster NAME --remove` ends one.")
+            terminal.note("This was a look: `cos sweep --cluster NAME --region REGION --remove` ends one.")
         return
-    confirm(f"Remove these {len(found)} resources of {name}?", yes=yes)
+    buckets = [each.id for each in found if each.kind == "bucket"]
+    models = f" and {', '.join(buckets)} with logs and models" if delete_bucket and buckets else ""
+    confirm(f"Remove these {len(found) - len(buckets)} resources of {name}{models} in {where}?", yes=yes)
     sweep.remove(name, found, terminal.note, force=force, delete_buckets=delete_bucket)
-    terminal.note(f"Nothing billable of {name} is left.")
+    terminal.note(f"Nothing billable of {name} is left in {where}.")
 
 
 def _doctor(

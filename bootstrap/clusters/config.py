@@ -12,7 +12,7 @@ from bootstrap import home
 from bootstrap.cluster import LOCAL
 from bootstrap.errors import LaunchError
 from infra import pin, presets
-from infra.config import ClusterConfig, load
+from infra.config import ClusterConfig, load, tag_value
 from infra.config_errors import ConfigError
 from infra.labels import iso
 
@@ -45,7 +45,7 @@ def create(name: str, values: Mapping[str, Any]) -> Path:
     if path(name).exists():
         raise LaunchError(f"The name {name} is taken by {path(name)}: choose another, or change that file.")
     found = dict(values)
-    found.setdefault("owner", getpass.getuser())
+    found.setdefault("owner", tag_value(getpass.getuser()))
     if "ssh_from" not in found:
         found["ssh_from"] = f"{pin.address()}/32"
     if "ssh_public_key" not in found:

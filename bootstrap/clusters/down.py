@@ -19,6 +19,7 @@ from bootstrap.teardown import (
     delete_bucket,
     drop_sent,
     end_nodes,
+    present_bucket,
     read_meter,
     refuse_if_busy,
     remove,
@@ -84,9 +85,12 @@ def end(
         FailedError: Something billable is left; the same again goes on from there.
     """
     with aws_errors():
-        bucket = _bucket(where, name, facts.known(name))
-        end_nodes(where, name, bucket, tell, SAVE_SECONDS if save_seconds is None else save_seconds)
+        known = facts.known(name)
+        bucket = _bucket(where, name, known)
         meters = read_meter(where, bucket)
+        if known is None and meters and all(meter.end for meter in meters) and engine.is_used:
+            bucket, meters = None, []  # an earlier life's, which has ended: this one did not come to a bucket
+        end_nodes(where, name, bucket, tell, SAVE_SECONDS if save_seconds is None else save_seconds)
         said = cost(closed(meters))
     try:
         engine.destroy(progress)
@@ -97,7 +101,7 @@ def end(
         if left:
             raise FailedError(told_left(name, left))
         drop_sent(where, name, bucket)
-        kept = next((found.id for found in buckets(where, name)), None)
+        kept = _kept(where, name, bucket, tell)
         if kept is not None and meters:
             write_meter(where, kept, closed(meters))
     facts.forget(name)
@@ -120,4 +124,15 @@ def told_left(name: str, left: list[Found]) -> str:
 def _bucket(where: Place, name: str, known: Cluster | None) -> str | None:
     if known is not None and known.bucket:
         return known.bucket
-    return next((found.id for found in buckets(where, name)), None)
+    return config.read(name).get("bucket") or present_bucket(where, name)
+
+
+def _kept(where: Place, name: str, bucket: str | None, tell: Tell) -> str | None:
+    """The bucket of the life that has ended, where it bears the tag and is still there; those of others are told."""
+    tagged = [found.id for found in buckets(where, name)]
+    others = ", ".join(f"s3://{each}" for each in tagged if each != bucket)
+    if others:
+        why = f"of other lives of {name}" if bucket else f"as none is known to be of this life of {name}"
+        sweep = f"cos sweep --cluster {name} --region {where.region} --remove --delete-bucket"
+        tell(f"kept in any case, {why}: {others}; `{sweep}` removes every bucket of {name}")
+    return bucket if bucket in tagged else None

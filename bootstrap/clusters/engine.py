@@ -8,10 +8,10 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pulumi import automation
 from pulumi.automation.errors import ConcurrentUpdateError, StackNotFoundError
@@ -30,10 +30,19 @@ _BUILT = Path(__file__).resolve().parents[2] / ".pulumi-cli" / "bin"
 _ERROR = re.compile(r"^\s*error: (.+)$", re.MULTILINE)
 _POLL_SECONDS = 0.2
 _END_SECONDS = 900.0
+_INSTANCE = "aws:ec2/instance:Instance"
+_ENDING = (automation.OpType.DELETE, automation.OpType.DELETE_REPLACED, automation.OpType.REPLACE)
 
 
 class EngineError(FailedError):
     """Pulumi ended with an error; what it made is in its state, and the same verb again goes on from there."""
+
+
+class Preview(NamedTuple):
+    """What `up` would do: counts by operation, and the names of the nodes that it would replace or remove."""
+
+    changes: Mapping[str, int]
+    ending: tuple[str, ...]
 
 
 def find_command() -> str:
@@ -90,10 +99,18 @@ class Engine:
         result = self._run(lambda: self._stack.up(on_event=on_event, refresh=refresh, color="never"))
         return {key: output.value for key, output in result.outputs.items()}
 
-    def preview(self) -> Mapping[str, int]:
-        """What `up` would do now: counts by operation."""
-        result = self._run(lambda: self._stack.preview(refresh=self.is_used))
-        return {automation.OpType(operation).value: count for operation, count in result.change_summary.items()}
+    def preview(self) -> Preview:
+        """What `up` would do now."""
+        ending: dict[str, None] = {}
+
+        def note(event: automation.EngineEvent) -> None:
+            step = event.resource_pre_event and event.resource_pre_event.metadata
+            if step and step.type == _INSTANCE and step.op in _ENDING:
+                ending[step.urn.rsplit("::", 1)[1].removeprefix(f"{self.name}-")] = None
+
+        result = self._run(lambda: self._stack.preview(refresh=self.is_used, on_event=note))
+        counts = {automation.OpType(operation).value: count for operation, count in result.change_summary.items()}
+        return Preview(counts, tuple(ending))
 
     def destroy(self, on_event: OnEvent) -> None:
         """End the cluster and forget its state; what had ended by itself is no error."""
@@ -109,24 +126,48 @@ class Engine:
             return bool(deployment.get("resources") or deployment.get("pending_operations"))
 
     def settle(self, where: Place, on_change: Callable[[str], None]) -> None:
-        """Where an operation was killed: remove what it made and could not note, so that nothing is there twice."""
+        """Where an operation was killed: remove what it made and could not note, so that nothing is there twice.
+
+        Raises:
+            LaunchError: It was not killed, but goes on elsewhere.
+        """
         with _told():
+            if not (self._is_mended or (self._stack.export_stack().deployment or {}).get("pending_operations")):
+                return
+            self.require_free()
             state = self._stack.export_stack()
             deployment = dict(state.deployment or {})
-            if not (self._is_mended or deployment.get("pending_operations")):
-                return
-            self._stack.cancel()  # its lock; ours says that nobody is there
             interrupted.clear(where, self.name, deployment, on_change)
             deployment.pop("pending_operations", None)
             self._stack.import_stack(automation.Deployment(version=state.version, deployment=deployment))
         self._is_mended = False
 
+    def require_free(self) -> None:
+        """Have nobody else at the stack: a refresh wants Pulumi's lock, though it finds nothing to refresh.
+
+        Raises:
+            LaunchError: Somebody is.
+        """
+        with suppress(EngineError):
+            self._run(lambda: self._stack.refresh(target=[f"urn:pulumi:{self.name}::cos::cos:none::none"]))
+
     def _run(self, operation: Callable[[], Any]) -> Any:
-        """Run an operation; a lock left by one that was killed goes, for ours says that nobody is there."""
+        """Run an operation; the lock goes that a killed one of this machine left.
+
+        Raises:
+            LaunchError: The lock is another's: a backend may be shared, and `alone` holds on this machine only.
+        """
         with _told():
             try:
                 return _interruptible(operation)
-            except ConcurrentUpdateError:
+            except ConcurrentUpdateError as error:
+                others = interrupted.others(str(error))
+                if others:
+                    raise LaunchError(
+                        f"{' and '.join(others)} works on {self.name} by Pulumi: wait until it is done; if you are "
+                        f"sure that it is dead, `pulumi cancel {self.name} --cwd {config.folder(self.name)}` breaks "
+                        "its lock."
+                    ) from None
                 self._stack.cancel()
                 return _interruptible(operation)
 

@@ -6,6 +6,7 @@ would make another beside it, or fail because the name is taken.
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from bootstrap.teardown import Place, remove_orphans
 
 _POLL_SECONDS = 0.5
 _ENGINE_SECONDS = 60.0
+_HOLDER = re.compile(r"created by (.+)@(.+) \(pid (\d+)\)")
 
 
 def wait_for_engine(state: Path, name: str, seconds: float = _ENGINE_SECONDS) -> None:
@@ -58,6 +60,15 @@ def _is_pulumi(pid: int) -> bool:
     ps = ["ps", "-o", "stat=", "-o", "comm=", "-p", str(pid)]
     state, _, command = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
     return Path(command.strip()).name == "pulumi" and not state.startswith("Z")  # a zombie: it has ended
+
+
+def others(refusal: str) -> list[str]:
+    """Who holds a stack by Pulumi's refusal, less processes of this machine that have ended: theirs may be broken."""
+    holders = _HOLDER.findall(refusal)
+    if not holders:  # Pulumi's own service does not name them
+        return ["Somebody"]
+    here = socket.gethostname()
+    return [f"{user}@{host} (process {pid})" for user, host, pid in holders if host != here or _is_pulumi(int(pid))]
 
 
 def mend(state: Path, name: str) -> bool:

@@ -85,7 +85,7 @@ def place(region: str) -> Place:
     """A region of the account. No request waits longer than half a minute.
 
     Raises:
-        LaunchError: There are no credentials, or no such region or profile.
+        LaunchError: There are no credentials, no such profile, or no such region in AWS's usual part.
     """
     with aws_errors():
         core = botocore.session.get_session()
@@ -95,8 +95,8 @@ def place(region: str) -> Place:
         if session.get_credentials() is None:
             raise LaunchError(f"There are no credentials of AWS: {_LOGIN}.")
         known = session.get_available_regions("ec2")
-        if region not in known and not region.startswith(("cn-", "us-gov-")):
-            raise LaunchError(f"AWS has no region {region!r}: choose from {', '.join(known)}.")
+        if region not in known:
+            raise LaunchError(f"COS knows no region {region!r} of AWS: choose from {', '.join(known)}.")
         return Place(session, region)
 
 

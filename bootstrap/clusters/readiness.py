@@ -13,6 +13,7 @@ from bootstrap.errors import FailedError
 from bootstrap.teardown import Place
 
 SECONDS = 1800.0  # a node itself waits up to 15 minutes for the kit, and a worker as long for the master
+AT_REST = ("stopping", "stopped")
 _POLL_SECONDS = 3.0
 _AT_ONCE = 32
 _TAIL_LINES = 15
@@ -69,15 +70,18 @@ def wait(place: Place, cluster: str, bucket: str, tell: Callable[[str], None], s
         gone = [node for node in nodes if node.id in asked and not node.is_live]
         live = [node for node in nodes if node.is_live]
         known = look(place, bucket, live)
+        at_rest = [node for node in live if node.state in AT_REST]
+        if at_rest:
+            raise FailedError(told_at_rest(cluster, at_rest))
         for node in live:
             if known[node.id].state == "refused":
                 _fail(place, bucket, node, f"does not join: {'; '.join(known[node.id].reasons)}")
         if gone:
             _fail(place, bucket, gone[0], f"has ended while it booted ({gone[0].reason or 'EC2 says not why'})")
-        waiting = [node for node in live if known[node.id].state == "booting"]
+        waiting = [node for node in live if node.state != "running" or known[node.id].state == "booting"]
         if live and not waiting:
             return live
-        names = ", ".join(node.name for node in waiting[:5]) + (" and others" if len(waiting) > 5 else "")
+        names = _names(waiting)
         if names != told:
             tell(f"waiting for {len(waiting)} of {len(live)} nodes to be ready: {names} (up to {seconds / 60:.0f} min)")
             told = names
@@ -86,6 +90,19 @@ def wait(place: Place, cluster: str, bucket: str, tell: Callable[[str], None], s
                 raise FailedError(f"{cluster} has no node that runs: run `cos up --cluster {cluster}`.")
             _fail(place, bucket, waiting[0], f"is not ready after {seconds:.0f} s")
         time.sleep(min(_POLL_SECONDS, seconds / 10))
+
+
+def told_at_rest(cluster: str, nodes: Sequence[Node]) -> str:
+    """That nodes are stopped, or about to be; their words in the bucket are old."""
+    states = " or ".join(sorted({node.state for node in nodes}))
+    return (
+        f"{_names(nodes)} of {cluster} {'is' if len(nodes) == 1 else 'are'} {states}: "
+        f"`cos start --cluster {cluster}` starts nodes that have stopped."
+    )
+
+
+def _names(nodes: Sequence[Node]) -> str:
+    return ", ".join(node.name for node in nodes[:5]) + (" and others" if len(nodes) > 5 else "")
 
 
 def _fail(place: Place, bucket: str, node: Node, what: str) -> None:

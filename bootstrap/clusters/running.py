@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from bootstrap.clusters import config, facts, readiness
 from bootstrap.clusters.nodes import ALL, Node, aws_errors, find, place
 from bootstrap.errors import FailedError, LaunchError
-from bootstrap.teardown import ACTIVITY_KEY, DEADLINE_TAG, FRESH_SECONDS, TAG, Place, buckets, read_json
+from bootstrap.teardown import ACTIVITY_KEY, DEADLINE_TAG, FRESH_SECONDS, TAG, Place, present_bucket, read_json
 from infra.instances import facts as type_facts
 from infra.labels import iso
 
@@ -62,7 +62,7 @@ def look(name: str) -> State:
     with aws_errors():
         nodes = find(where, name, ALL)
         known = facts.known(name)
-        bucket = known.bucket if known and known.bucket else next((one.id for one in buckets(where, name)), None)
+        bucket = known.bucket if known and known.bucket else present_bucket(where, name)
         asked = [node for node in nodes if node.state == "running"]
         return State(name, where, bucket, nodes, readiness.look(where, bucket, asked) if bucket else {})
 
@@ -86,21 +86,29 @@ def require(name: str, wanted: Sequence[str] = ("running",)) -> State:
 def extend(name: str, minutes: int) -> datetime.datetime:
     """Move the deadline by so many minutes from where it is, everywhere; the new one.
 
-    By AWS itself and not by Pulumi: it must not wait for capacity, or fail for what has nothing to do with it. The
-    guards read their node's tag within seconds. The configuration has it too, so that the next `up` changes nothing.
+    By AWS itself and not by Pulumi: it must not wait for capacity, or fail for what has nothing to do with it. So it
+    does not wait for an `up` either, which moves what it made meanwhile by `move`. The guards read their node's tag
+    within seconds. The configuration has it too, so that the next `up` changes nothing.
 
     Raises:
         LaunchError: The cluster has no node.
     """
     state = require(name, ("pending", "running", "stopping", "stopped"))
     now = datetime.datetime.now(datetime.UTC)
-    fresh = max(state.deadline or now, now) + datetime.timedelta(minutes=minutes)
-    with aws_errors():
-        # The schedules first: were they left behind, they would end nodes that believe to have time.
-        _reschedule(state.place, name, fresh)
-        _retag(state.place, name, state.live, iso(fresh))
+    told = (datetime.datetime.fromisoformat(node.deadline) for node in state.live if node.deadline)
+    coming = (deadline for deadline in told if deadline > now)  # one that is past is of a node which is to end
+    fresh = min(coming, default=now) + datetime.timedelta(minutes=minutes)
+    move(state, fresh)
     config.change(name, deadline=iso(fresh))
     return fresh
+
+
+def move(state: State, deadline: datetime.datetime) -> None:
+    """Set the deadline of all that is there of a cluster."""
+    with aws_errors():
+        # The schedules first: were they left behind, they would end nodes that believe to have time.
+        _reschedule(state.place, state.name, deadline)
+        _retag(state.place, state.name, state.live, iso(deadline))
 
 
 def _reschedule(where: Place, name: str, deadline: datetime.datetime) -> None:

@@ -1,24 +1,32 @@
 """`sweep`: what bears the tag and may have lost its state, told and removed by the code of `bootstrap.teardown`."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import boto3
 
 from bootstrap import teardown
-from bootstrap.clusters import facts
+from bootstrap.clusters import facts, running
 from bootstrap.clusters.down import told_left
 from bootstrap.clusters.nodes import aws_errors, place
-from bootstrap.errors import FailedError
+from bootstrap.errors import FailedError, LaunchError
 from bootstrap.teardown import Found
 
 
-def look(cluster: str | None, region: str | None, *, everywhere: bool) -> list[Found]:
-    """All that bears the tag of a cluster, or of any, in a region or in all."""
+def regions(cluster: str | None, region: str | None, *, everywhere: bool) -> list[str]:
+    """Where to look: everywhere, in the region that is named, the cluster's as it is known here, or the profile's."""
+    if region is None and cluster is not None:
+        with contextlib.suppress(LaunchError):  # nothing is known of it: its state is lost, or another's
+            region = running.region(cluster)
     with aws_errors():
-        session = boto3.Session()
-        home = place(region or session.region_name or "us-east-1")
-        names = teardown.regions(home.session, region or session.region_name, everywhere=everywhere)
-        return teardown.find_everywhere(home.session, names, cluster)
+        region = region or boto3.Session().region_name
+        return teardown.regions(place(region or "us-east-1").session, region, everywhere=everywhere)
+
+
+def look(cluster: str | None, names: Sequence[str]) -> list[Found]:
+    """All that bears the tag of a cluster, or of any, in these regions."""
+    with aws_errors():
+        return teardown.find_everywhere(place(names[0]).session, names, cluster)
 
 
 def remove(
@@ -31,8 +39,9 @@ def remove(
         FailedError: Something is left.
     """
     left: list[Found] = []
+    names = sorted({entry.region for entry in found})
     with aws_errors():
-        for name in sorted({entry.region for entry in found}):
+        for name in names:
             where = place(name)
             left += teardown.teardown(where, cluster, tell, force=force)
             for bucket in teardown.buckets(where, cluster):
@@ -42,4 +51,6 @@ def remove(
                     tell(f"bucket {bucket.id} is kept, with logs and models: --delete-bucket removes it")
     if left:
         raise FailedError(told_left(cluster, left))
-    facts.forget(cluster)
+    known = facts.known(cluster)
+    if known is not None and known.region in names:
+        facts.forget(cluster)

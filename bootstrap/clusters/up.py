@@ -1,5 +1,7 @@
 """`up` and `resize`: from a configuration to nodes that are ready, and facts for the other verbs."""
 
+import datetime
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -7,18 +9,21 @@ from typing import Any, Literal, NamedTuple
 from bootstrap import kit
 from bootstrap.cluster import Cluster
 from bootstrap.clusters import config as configs
-from bootstrap.clusters import cost, facts, readiness
-from bootstrap.clusters.engine import Engine, EngineError
-from bootstrap.clusters.nodes import Node, aws_errors, place
+from bootstrap.clusters import cost, facts, readiness, running
+from bootstrap.clusters.engine import Engine, EngineError, Preview
+from bootstrap.clusters.nodes import Node, aws_errors, find, place
 from bootstrap.clusters.progress import Progress
 from bootstrap.errors import FailedError, LaunchError
-from bootstrap.teardown import Place
+from bootstrap.teardown import DEADLINE_TAG, SAVE_SECONDS, Place
 from bootstrap.teardown import find as find_tagged
 from infra import capacity, preflight
 from infra.config import SSM, ClusterConfig
+from infra.labels import iso
 from infra.preflight import Finding, offerings
 
 Tell = Callable[[str], None]
+
+_POLL_SECONDS = 3.0
 
 
 class Prepared(NamedTuple):
@@ -29,14 +34,18 @@ class Prepared(NamedTuple):
         place: Its region.
         engine: Its stack.
         own_kit: The kit's folder, where `up` has to build it first.
-        changes: Of a cluster that is there: what `up` would do, by operation.
+        is_used: Whether there is something of it already.
+        changes: Of a cluster that is there: what `up` would do, by operation; unknown before the kit is built.
+        ending: The names of nodes that `up` replaces or removes; all, before the kit is built.
     """
 
     config: ClusterConfig
     place: Place
     engine: Engine
     own_kit: Path | None
+    is_used: bool
     changes: Mapping[str, int]
+    ending: tuple[str, ...]
 
 
 def prepare(name: str, *, new_kit: bool = False) -> Prepared:
@@ -47,7 +56,7 @@ def prepare(name: str, *, new_kit: bool = False) -> Prepared:
         new_kit: Build the kit anew for a cluster that is there; its nodes are replaced if it differs.
 
     Raises:
-        LaunchError: The configuration cannot be right, a tool is missing, or the name is another's.
+        LaunchError: The configuration cannot be right, a tool is missing, the name is another's, or nodes are stopped.
     """
     where = place(configs.region(name))
     with aws_errors():
@@ -59,9 +68,14 @@ def prepare(name: str, *, new_kit: bool = False) -> Prepared:
         is_used = engine.is_used
         if not is_used:
             _refuse_a_stranger(where, config)
+        nodes = find(where, name) if is_used else []
+        at_rest = [node for node in nodes if node.state in readiness.AT_REST]
+        if at_rest:
+            raise LaunchError(readiness.told_at_rest(name, at_rest))
         needs_kit = is_own and (new_kit or not is_used or not (own / "manifest.json").is_file())
-        changes = engine.preview() if is_used and not needs_kit else {}
-    return Prepared(config, where, engine, own if needs_kit else None, changes)
+        seen = engine.preview() if is_used and not needs_kit else Preview({}, tuple(node.name for node in nodes))
+        ending = tuple(node.name for node in nodes if node.name in seen.ending)
+    return Prepared(config, where, engine, own if needs_kit else None, is_used, seen.changes, ending)
 
 
 def _refuse_a_stranger(where: Place, config: ClusterConfig) -> None:
@@ -70,8 +84,8 @@ def _refuse_a_stranger(where: Place, config: ClusterConfig) -> None:
     if found:
         raise LaunchError(
             f"The name {config.cluster} is taken in {config.region}: {len(found)} resources bear it, of "
-            f"{found[0].owner or 'an unknown owner'}. Choose another, or end that one by "
-            f"`cos sweep --cluster {config.cluster}`."
+            f"{found[0].owner or 'an unknown owner'}. Choose another, or look at that one by "
+            f"`cos sweep --cluster {config.cluster} --region {config.region}`, which ends it with --remove."
         )
 
 
@@ -96,14 +110,57 @@ def make(prepared: Prepared, progress: Progress, tell: Tell) -> str:
     """
     with aws_errors():
         prepared.engine.settle(prepared.place, tell)
+        _end_gently(prepared, tell)
     try:
         outputs: Mapping[str, Any] = prepared.engine.up(progress, refresh=prepared.engine.is_used)
     except EngineError as error:
         raise FailedError(_advised(str(error), prepared, progress)) from None
+    finally:
+        _keep_extension(prepared)
     bucket = str(outputs["bucket"])
     with aws_errors():
         cost.note(prepared.place, prepared.config, bucket)
     return bucket
+
+
+def _end_gently(prepared: Prepared, tell: Tell) -> None:
+    """Have nodes that Pulumi is to replace or remove save logs and models and end before, as for `down`.
+
+    Raises:
+        LaunchError: Somebody else's Pulumi is at the cluster.
+    """
+    ending = prepared.ending
+    if ending and prepared.own_kit is not None:  # which is built now, and may be the same as before
+        ending = prepared.engine.preview().ending
+    if not ending:
+        return
+    prepared.engine.require_free()
+    state, where = running.look(prepared.config.cluster), prepared.place
+    booting = readiness.Readiness("booting")  # has no guard yet
+    asked = {
+        node.id
+        for node in state.live
+        if node.name in ending and state.readiness.get(node.id, booting).state != "booting"
+    }
+    if not asked:
+        return
+    tell(f"{len(asked)} nodes save logs and models to {state.bucket} and end (up to {SAVE_SECONDS:.0f} s)")
+    now = iso(datetime.datetime.now(datetime.UTC))
+    where.ec2.create_tags(Resources=sorted(asked), Tags=[{"Key": DEADLINE_TAG, "Value": now}])
+    deadline = time.monotonic() + SAVE_SECONDS
+    while any(node.id in asked for node in find(where, state.name, ("running",))):
+        if time.monotonic() > deadline:
+            tell(f"not all nodes ended within {SAVE_SECONDS:.0f} s: they are ended as they are")
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _keep_extension(prepared: Prepared) -> None:
+    """Where `extend` moved the deadline meanwhile, move what Pulumi made with the one before."""
+    name = prepared.config.cluster
+    fresh = configs.read(name).get("deadline")
+    if fresh is not None and str(fresh) != iso(prepared.config.deadline):
+        running.move(running.look(name), datetime.datetime.fromisoformat(str(fresh)))
 
 
 def _advised(said: str, prepared: Prepared, progress: Progress) -> str:

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from bootstrap.node import spark
 
 _ANSWER_SECONDS = 5.0
-# How sshd names the process of a session: `sshd: ubuntu@pts/0`, `sshd-session: ubuntu@notty` from OpenSSH 9.8 on.
+# How sshd names the process of a session: `sshd: ubuntu@pts/0`, `sshd-session: ubuntu@notty` from OpenSSH 9.8 on, and
+# `sshd: ubuntu` where only ports are forwarded, as on the master for a session on a worker.
 # Who has not shown a key yet is `sshd: ubuntu [net]`.
-_SESSION = re.compile(rb"sshd(-session)?: [^ @]+@")
+_SESSION = re.compile(rb"sshd(-session)?: [^ @\[\0]+(@|\0|$)")
 
 
 def ask_page(url: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _log = logging.getLogger("boot")
 def boot(context: Context) -> int:
     """Make this machine a node; the exit code, 1 where it does not join."""
     try:
+        context.layout.status.unlink(missing_ok=True)  # the last boot's: the guard asks whether this one is over
         _start_guard(context)
         lacking = hardware.shortages(context.plan.expected)
         if lacking:

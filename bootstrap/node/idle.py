@@ -13,6 +13,7 @@ from bootstrap.node.context import Context
 
 KEY = "nodes/activity.json"
 TELL_SECONDS = 60.0
+BOOT_SECONDS = 3600.0  # about all of a boot's own limits together
 _STALE_SECONDS = 300.0
 _REQUEST_SECONDS = 20.0
 
@@ -20,7 +21,7 @@ _log = logging.getLogger("idle")
 
 
 class Idleness:
-    """Since when no application and no ssh session has been there.
+    """Since when no application and no ssh session has been there; the node's boot does not count.
 
     The master sees both and writes them to the bucket once a minute: its page listens on the loopback alone. A worker
     reads that, and looks at its own executors and sessions besides, which is all it has when the master is gone.
@@ -37,7 +38,7 @@ class Idleness:
         self._clock = clock
         self._context = context
         self._tell_seconds = tell_seconds
-        self._since = self._clock()
+        self._began = self._since = self._clock()
         self._next = -math.inf
         self._master_says_busy = False
 
@@ -46,9 +47,13 @@ class Idleness:
         limit = self._context.plan.idle_minutes * 60
         if not limit:
             return math.inf
-        if self._is_busy():
+        if self._is_busy() or self._is_booting():
             self._since = self._clock()
         return self._since + limit - self._clock()
+
+    def _is_booting(self) -> bool:
+        """Whether this boot has not said yet how it went; one that died never does, and its node is to end too."""
+        return not self._context.layout.status.is_file() and self._clock() - self._began < BOOT_SECONDS
 
     def _is_busy(self) -> bool:
         is_due = self._clock() >= self._next

@@ -23,6 +23,7 @@ from bootstrap.node.tell import tell_to
 
 MANIFEST_SECONDS = 900.0  # the bucket is made beside the nodes, and a laptop may still be uploading the kit
 FILE_SECONDS = 900.0
+REPORT_SECONDS = 300.0
 _POLL_SECONDS = 5.0
 _AT_ONCE = 8
 _TRIES = 3
@@ -139,21 +140,29 @@ def keep_environment(path: Path, environment: Mapping[str, str]) -> None:
     path.write_text("".join(lines))
 
 
-def refuse(context: Context, reasons: list[str]) -> None:
+def refuse(context: Context, reasons: list[str], seconds: float = REPORT_SECONDS) -> None:
     """Say aloud that the node does not join, and why: console, status file, bucket."""
     for reason in reasons:
         _log.error("REFUSED: %s", reason)
-    report(context, {"state": "refused", "reasons": reasons})
+    report(context, {"state": "refused", "reasons": reasons}, seconds)
 
 
-def report(context: Context, status: Mapping[str, object]) -> None:
-    """Write the status file, and bring it and the boot's log to the bucket as far as that can be reached."""
+def report(context: Context, status: Mapping[str, object], seconds: float = REPORT_SECONDS) -> None:
+    """Write the status file, and bring it and the boot's log to the bucket; again for minutes, for it is waited for."""
+    deadline = time.monotonic() + seconds
+    while not _reported(context, status) and time.monotonic() < deadline:
+        time.sleep(min(_POLL_SECONDS, seconds))
+
+
+def _reported(context: Context, status: Mapping[str, object]) -> bool:
+    """Whether the status and the log are in the bucket, the log before it."""
     plan, layout, aws, metadata = context
+    is_whole = True
     try:
         instance = metadata.fact("instance-id")
     except OSError as error:
         _log.error("%s", error)
-        instance = os.uname().nodename
+        instance, is_whole = os.uname().nodename, False
     layout.state.mkdir(parents=True, exist_ok=True)
     beside = layout.status.with_suffix(".part")
     beside.write_text(json.dumps({**status, "instance": instance, "role": plan.role, "group": plan.group}, indent=1))
@@ -163,6 +172,8 @@ def report(context: Context, status: Mapping[str, object]) -> None:
             aws.put_object(plan.bucket, f"nodes/{instance}/{path.name}", path, 60.0)
         except OSError as error:
             _log.error("%s could not be saved in the bucket: %s", path.name, error)
+            is_whole = False
+    return is_whole
 
 
 def main() -> int:

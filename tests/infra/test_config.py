@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from infra import presets
-from infra.config import ClusterConfig, keys, load
+from infra.config import ClusterConfig, keys, load, tag_value
 from infra.config_errors import ConfigError
 from infra.plan import example
 
@@ -30,8 +30,13 @@ def values(**changed: Any) -> dict[str, Any]:
 REFUSED = [
     ({"preset": "huge"}, "cos:preset", "cpu-small, efa-a100"),
     ({"owner": "unset"}, "cos:owner is not set", "pulumi config set cos:owner"),
+    ({"owner": "CORP\\jane"}, "cos:owner is 'CORP\\\\jane': AWS takes letters, numbers", "cos:owner YOU"),
+    ({"owner": "O'Brien (ML)"}, "cos:owner", "cos:owner YOU"),
     ({"cluster": "My_Cluster"}, "cos:cluster is 'My_Cluster'", "a-z, 0-9 and -"),
     ({"region": "mars"}, "cos:region is 'mars'", "us-east-1"),
+    ({"region": "cn-north-1", "zone": "cn-north-1a"}, "cos:region is 'cn-north-1': it is in a part", "us-east-1"),
+    ({"region": "us-gov-west-1"}, "cos:region is 'us-gov-west-1'", "us-east-1"),
+    ({"region": "us-iso-east-1"}, "cos:region is 'us-iso-east-1'", "us-east-1"),
     ({"zone": "eu-west-1a"}, "cos:zone eu-west-1a", "set a zone of that region"),
     ({"ttl": "eight hours"}, "cos:ttl is 'eight hours'", "cos:ttl 8h"),
     ({"ttl": "5m"}, "cos:ttl is 5m", "10m to 30d"),
@@ -47,6 +52,7 @@ REFUSED = [
     ({"ssh_from": "203.0.113.0/24"}, "lets 256 addresses in", "your address with /32"),
     ({"ssh_from": "home"}, "'home' is no IPv4 address", "your address with /32"),
     ({"ssh_public_key": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "cos:ssh_public_key", "id_ed25519.pub"),
+    ({"ssh_public_key": "ecdsa-sha2-nistp256 AAAA ada"}, "cos:ssh_public_key", "id_ed25519.pub"),
     ({"ami": "unset"}, "cos:ami is not set", "python -m infra.pin STACK"),
     ({"ami": "ubuntu"}, "cos:ami is 'ubuntu'", "python -m infra.pin STACK"),
     ({"ami_parameter": "/my/own"}, "cos:ami_parameter is '/my/own'", "/aws/service/"),
@@ -73,6 +79,11 @@ REFUSED = [
     ({"workers": [{**GROUP, "count": 0}]}, "cos:workers[0].count is 0", "1 to 512"),
     ({"workers": [{**GROUP, "coutn": 2}]}, "cos:workers[0].coutn is no key", "did you mean count?"),
     ({"workers": [GROUP, GROUP]}, "two groups named w", "its own name"),
+    (
+        {"cluster": "c" * 30, "workers": [{**GROUP, "name": "g" * 24, "count": 11}]},
+        "cos:workers[0].name gggggggggggggggggggggggg is too long beside cos:cluster cccc",
+        "by 2 characters",
+    ),
     ({"workers": [{**GROUP, "type": "g6.huge"}]}, "cos:workers[0].type g6.huge", "did you mean g6"),
     ({"workers": [{**GROUP, "type": "c7g.xlarge"}]}, "is arm64", "x86_64 type"),
     ({"workers": [{**GROUP, "market": "lottery"}]}, "cos:workers[0].market is 'lottery'", "on-demand, spot"),
@@ -121,6 +132,15 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize("preset", presets.names())
 def test_presets_are_right(preset: str) -> None:
     assert example(preset).preset == preset
+
+
+def test_what_aws_takes_is_taken() -> None:
+    config = load(values(ssh_from="203.0.113.7", owner="Renée (ML)".translate({40: "@", 41: "@"})), NOW)
+    assert config.ssh_from == "203.0.113.7/32"
+    assert config.owner == "Renée @ML@"
+    longest = load(values(cluster="c" * 30, workers=[{**GROUP, "name": "g" * 23, "count": 10}]), NOW)
+    assert len(f"{longest.cluster}-{longest.workers[0].name}-9-1234567") == 64
+    assert tag_value("CORP\\jane") == "CORP-jane"
 
 
 def test_a_key_of_ones_own_wins_over_the_preset_and_an_empty_one_does_not() -> None:

@@ -1,4 +1,5 @@
 import datetime
+import socket
 from pathlib import Path
 
 import boto3
@@ -55,6 +56,29 @@ def test_a_second_time_changes_nothing_but_what_is_asked(home: Path, tmp_path: P
 def test_an_image_that_cannot_be_found_is_told(home: Path) -> None:
     with pytest.raises(ConfigError, match="cos:ami could not be read from /aws/service/none .* or set cos:ami"):
         pin.pinned({"preset": "cpu-small", "ami_parameter": "/aws/service/none"}, boto3.Session(), NOW, lambda: "")
+
+
+def test_an_address_that_is_not_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(pin, "_ADDRESS_SERVICE", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(pin, "_ADDRESS_SECONDS", 0.1)
+        with pytest.raises(ConfigError, match=r"cos:ssh_from could not be found at .* \(timed out\): set your address"):
+            pin.address()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("config:\n  cos:ttl: 8h\n cos:idle: 1h\n", "is no YAML .*line 3"),
+        ("config: cos:ttl=8h\n", "has no keys below `config:`"),
+        ("- cos:ttl: 8h\n", "has no keys below `config:`"),
+    ],
+)
+def test_a_slip_in_the_file_is_told(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.dev.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"Pulumi.dev.yaml {told}"):
+        pin.read(path)
 
 
 def test_a_missing_key_is_told(tmp_path: Path) -> None:

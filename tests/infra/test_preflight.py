@@ -104,7 +104,20 @@ def test_a_quota_that_is_too_small(session: Session) -> None:
 def test_what_runs_already_counts(session: Session) -> None:
     ec2 = session.client("ec2", region_name="us-east-1")
     ec2.run_instances(ImageId=image(session), InstanceType="m5.large", MinCount=3, MaxCount=3)
-    assert preflight.used_vcpus(ec2) == {STANDARD: 6}
+    assert preflight.used_vcpus(ec2, "dev") == {STANDARD: 6}
+
+
+def test_the_clusters_own_nodes_are_not_counted_twice(session: Session, monkeypatch) -> None:
+    """At another `up`, or a `resize` in place of a lost worker."""
+    monkeypatch.setattr(Session, "limits", {STANDARD: 16})
+    cluster = config(ami=image(session))
+    ec2 = session.client("ec2", region_name="us-east-1")
+    for owner, count in ((cluster.cluster, 2), (f"{cluster.cluster}-2", 1)):
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": "cos:cluster", "Value": owner}]}]
+        types = {"InstanceType": "c5.xlarge", "MinCount": count, "MaxCount": count}
+        ec2.run_instances(ImageId=image(session), TagSpecifications=tags, **types)
+    (found,) = findings(session, cluster)["quota"]
+    assert (found.level, found.message) == ("ok", f"10 of the 12 vCPUs left of {STANDARD}.")
 
 
 def test_a_quota_that_is_not_listed_is_a_warning(session: Session) -> None:

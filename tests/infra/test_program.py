@@ -201,6 +201,14 @@ def test_a_budget_writes_to_its_address() -> None:
     assert {note["subscriberEmailAddresses"][0] for note in budget.inputs["notifications"]} == {"ada@example.org"}
 
 
+def test_what_aws_has_for_all_regions_tells_its_own() -> None:
+    planned = plan_of(region="eu-west-1", zone="eu-west-1a", budget_usd=500, budget_email="ada@example.org")
+    regionless = [entry for kind in ("Role", "InstanceProfile", "Budget") for entry in of_type(planned, kind)]
+    assert [entry.name for entry in regionless if entry.inputs["tags"].get("cos:region") != "eu-west-1"] == []
+    assert regionless[-1].name == "example-budget-eu-west-1", "by which it is found"
+    assert len(regionless) == 6
+
+
 def test_nodes_wait_for_their_kit(tmp_path) -> None:
     wheel = hashlib.sha256(b"wheel").hexdigest()
     (tmp_path / "cos.whl").write_bytes(b"wheel")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from bootstrap.cli import clusters
-from bootstrap.clusters import readiness, running
+from bootstrap.clusters import readiness, running, up
 from tests.fixtures.command import cos
 from tests.fixtures.living_nodes import LivingNodes, living_nodes
 from tests.fixtures.pulumi_aws.kinds import Cloud
@@ -26,11 +26,12 @@ class Lab(NamedTuple):
     nodes: LivingNodes
     folder: Path
 
-    def init(self, name: str = "dev", *more: str) -> int:
-        """Configure a small cluster with a kit that is there."""
+    def init(self, name: str = "dev", *more: str, has_kit: bool = True) -> int:
+        """Configure a small cluster, with a kit that is there."""
         key = self.folder / "key.pub"
         key.write_text(PUBLIC_KEY)
-        settings = [f"ami={self.engine.image()}", f"kit_dir={_kit(self.folder)}", *more]
+        kit = [f"kit_dir={a_kit(self.folder / 'kit')}"] if has_kit else []
+        settings = [f"ami={self.engine.image()}", *kit, *more]
         options = [part for setting in settings for part in ("--set", setting)]
         return cos(
             "init", "-c", name, "--preset", "cpu-small", "--owner", "ada", "--ssh-from", "203.0.113.7/32",
@@ -38,14 +39,13 @@ class Lab(NamedTuple):
         )  # fmt: skip
 
 
-def _kit(folder: Path) -> Path:
+def a_kit(folder: Path, wheel: bytes = b"wheel") -> Path:
     """A kit as far as Pulumi looks into it."""
-    kit = folder / "kit"
-    kit.mkdir(exist_ok=True)
-    (kit / "cos.whl").write_bytes(b"wheel")
-    entry = {"name": "cos.whl", "sha256": hashlib.sha256(b"wheel").hexdigest(), "size": 5}
-    (kit / "manifest.json").write_text(json.dumps({"files": [entry]}))
-    return kit
+    folder.mkdir(exist_ok=True)
+    (folder / "cos.whl").write_bytes(wheel)
+    entry = {"name": "cos.whl", "sha256": hashlib.sha256(wheel).hexdigest(), "size": len(wheel)}
+    (folder / "manifest.json").write_text(json.dumps({"files": [entry]}))
+    return folder
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.Monk
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    for module in (readiness, running):
+    for module in (readiness, running, up):
         monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
     monkeypatch.setattr(clusters, "MASTER_SECONDS", 0.1)  # their addresses are nobody's
     cloud = engine.cloud()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootstrap.clusters.interrupted import mend, wait_for_engine
+from bootstrap.clusters.interrupted import mend, others, wait_for_engine
 from bootstrap.errors import FailedError
 
 WHOLE, BEFORE = '{"version": 3, "checkpoint": {"latest": 2}}', '{"version": 3, "checkpoint": {"latest": 1}}'
@@ -89,6 +89,26 @@ def test_an_engine_that_outlives_its_cos_is_waited_for(state: Path, tmp_path: Pa
         wait_for_engine(state, "dev")
         elsewhere.kill()
     assert 1.5 < time.monotonic() - began < 30.0
+
+
+def test_whose_lock_it_is(tmp_path: Path) -> None:
+    engine = Path(shutil.copy(shutil.which("sleep") or "", tmp_path / "pulumi"))
+
+    def refusal(host: str, pid: int) -> str:
+        return (
+            "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete "
+            "the lock file with `pulumi cancel`.\n"
+            f"  s3://state/.pulumi/locks/organization/cos/dev/1.json: created by ada@{host} (pid {pid}) at 2026-01-01"
+        )
+
+    with subprocess.Popen([engine, "60"]) as process:
+        here = socket.gethostname()
+        assert others(refusal(here, process.pid)) == [f"ada@{here} (process {process.pid})"]
+        process.kill()
+        process.wait()
+        assert others(refusal(here, process.pid)) == []
+        assert others(refusal("another-laptop", process.pid)) == [f"ada@another-laptop (process {process.pid})"]
+    assert others("error: [409] Conflict: Another update is currently in progress.") == ["Somebody"]
 
 
 def test_the_number_of_an_engine_that_somebody_else_has_now(state: Path) -> None:

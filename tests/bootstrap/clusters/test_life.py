@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def _everything_ends_at(lab: Lab, deadline: datetime.datetime) -> None:
 
 
 def test_what_fails_can_be_gone_on_with(lab: Lab, before: set[str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert lab.init("torn") == 0
+    assert lab.init("torn", "budget_usd=5", "budget_email=ada@example.org") == 0
     lab.engine.ledger.fail(Fault(name="torn-cpu-1"))
     said = refusal(capfd, "up", "-c", "torn", "--yes", code=1)
     lab.engine.ledger.fail()
@@ -150,7 +151,7 @@ def test_what_fails_can_be_gone_on_with(lab: Lab, before: set[str], capfd: pytes
         path.unlink()
     assert "The name torn is taken in us-east-1" in refusal(capfd, "up", "-c", "torn", "--yes")
     found = answer(capfd, "sweep", "-c", "torn")
-    assert {"instance", "VPC", "Elastic IP", "role", "secret", "bucket"} <= {entry["kind"] for entry in found}
+    assert {"instance", "VPC", "Elastic IP", "role", "secret", "bucket", "budget"} <= {entry["kind"] for entry in found}
     assert {entry["cluster"] for entry in found} == {"torn"}
     assert left_of(lab, before) > {entry["id"] for entry in found if entry["kind"] == "instance"}, "that was a look"
     assert "name it by --cluster" in refusal(capfd, "sweep", "--remove")
@@ -173,24 +174,51 @@ def _environment() -> dict[str, str]:
 PTY = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
 
-def test_ctrl_c_in_up_offers_to_destroy(lab: Lab, before: set[str]) -> None:
-    assert lab.init("half", "keep_bucket=false") == 0
-    lab.nodes.asleep = True
-    command = [sys.executable, "-c", PTY, sys.executable, "-m", "bootstrap.cli", "up", "-c", "half", "--yes"]
+def interrupted(lab: Lab, is_time: Callable[[], object], *arguments: str) -> str:
+    """What a command says on a terminal that gets Ctrl-C when it is time, and then an Enter."""
+    command = [sys.executable, "-c", PTY, sys.executable, "-m", "bootstrap.cli", *arguments]
     process = subprocess.Popen(
         command, cwd=lab.folder, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     deadline = time.monotonic() + 120
-    while not lab.cloud.ec2.describe_vpcs(Filters=[{"Name": "tag:cos:cluster", "Values": ["half"]}])["Vpcs"]:
+    while not is_time():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.stdin.write("\x03")
     process.stdin.flush()
     time.sleep(1.0)
-    process.stdin.write("y\n")
+    process.stdin.write("\n")
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 130, out
+    return out
+
+
+def test_ctrl_c_in_up_offers_to_destroy(lab: Lab, before: set[str]) -> None:
+    assert lab.init("half", "keep_bucket=false") == 0
+    lab.nodes.asleep = True
+    ours = [{"Name": "tag:cos:cluster", "Values": ["half"]}]
+    out = interrupted(lab, lambda: lab.cloud.ec2.describe_vpcs(Filters=ours)["Vpcs"], "up", "-c", "half", "--yes")
     assert "Interrupted: half is half up and costs." in out
     assert "Nothing billable of half is left" in out
+    assert left_of(lab, before) == set()
+
+
+def test_ctrl_c_in_resize_offers_no_end(lab: Lab, before: set[str]) -> None:
+    assert lab.init("whole", "keep_bucket=false") == 0
+    assert cos("up", "-c", "whole", "--yes") == 0
+    lab.nodes.asleep = True
+    grown = [{"Name": "tag:Name", "Values": ["whole-cpu-2"]}, {"Name": "instance-state-name", "Values": ["running"]}]
+    instances = lab.cloud.ec2.describe_instances
+    out = interrupted(
+        lab, lambda: instances(Filters=grown)["Reservations"], "resize", "cpu", "3", "-c", "whole", "--yes"
+    )
+    assert "Interrupted: whole may be changed in part. `cos up --cluster whole` goes on from here" in out
+    assert "Destroy" not in out
+    ours = [{"Name": "tag:cos:cluster", "Values": ["whole"]}, grown[1]]
+    assert len([each for entry in instances(Filters=ours)["Reservations"] for each in entry["Instances"]]) == 4
+    lab.nodes.asleep = False
+    assert cos("up", "-c", "whole", "--yes") == 0
+    assert len(load("whole").workers) == 3
+    assert cos("down", "-c", "whole", "--yes", "--save", "0m") == 0
     assert left_of(lab, before) == set()

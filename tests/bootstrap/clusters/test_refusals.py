@@ -41,6 +41,13 @@ def dev(cos_home: Path, tmp_path: Path) -> Path:
         (["init", "-c", "two", "--preset", "cpu-small", "--alarm", "a@b.c"], "A budget needs both the sum and whom"),
         (["init", "-c", "two", "--preset", "cpu-small", "--set", "ttl"], "--set ttl is no KEY=VALUE"),
         (["init", "-c", "two", "--preset", "cpu-small", "--ssh-key", "no"], "The public key no cannot be read"),
+        (
+            ["init", "-c", "two", "--preset", "cpu-small", "--ttl=8hours", "--ssh-from=ssm", "--ssh-key=key.pub"],
+            "cos:ttl is '8hours': '8hours' is no length of time: write it as 90m, 8h or 1d12h.",
+        ),
+        (["init", "-c", "two", "--preset", "cpu-small", "--set", "workers=[{name:"], "A value of --set is no YAML"),
+        (["down", "-c", "dev", "--save", "90"], "'90' is no length of time: write it as 90m, 8h or 1d12h."),
+        (["extend", "99999999d", "-c", "dev"], "'99999999d' is more than a year: give less."),
         (["extend", "soon", "-c", "dev"], "'soon' is no length of time: write it as 90m, 8h or 1d12h."),
         (["resize", "gpu", "3", "-c", "dev"], "dev has no group of workers 'gpu': choose from cpu."),
         (["sweep", "--remove"], "--remove ends one cluster"),
@@ -61,6 +68,20 @@ def test_a_configuration_of_an_older_version(dev: Path, capfd: pytest.CaptureFix
     assert "cos:worker_count is no key of the configuration" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("  cos:ttl: 8hours", "cos:ttl is '8hours': '8hours' is no length of time: write it as 90m, 8h or 1d12h."),
+        (" cos:ttl: 8h", "Pulumi.dev.yaml is no YAML"),
+    ],
+)
+def test_a_slip_in_the_configuration(line: str, said: str, dev: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    dev.write_text(f"{dev.read_text()}{line}\n")
+    for verb in (["plan"], ["up", "--yes"]):
+        assert cos(*verb, "-c", "dev") == 2
+        assert said in capfd.readouterr().err
+
+
 def test_without_credentials(dev: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -71,10 +92,19 @@ def test_without_credentials(dev: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         assert "There are no credentials of AWS: run `aws configure` or `aws sso login`." in capfd.readouterr().err
 
 
-def test_a_wrong_region(dev: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config.change("dev", region="us-west-9", zone="us-west-9a")
+def test_the_owner_is_found_as_iam_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "CORP\\jane")
+    (tmp_path / "key.pub").write_text(KEY)
+    options = ["--preset", "cpu-small", "--ssh-from", "203.0.113.7", "--ssh-key", str(tmp_path / "key.pub")]
+    assert cos("init", "-c", "dev", *options, "--quiet") == 0
+    assert config.read("dev")["owner"] == "CORP-jane"
+
+
+@pytest.mark.parametrize("region", ["us-west-9", "cn-north-1", "us-gov-west-1"])
+def test_a_region_that_is_not_known(dev: Path, region: str, capfd: pytest.CaptureFixture[str]) -> None:
+    config.change("dev", region=region, zone=f"{region}a")
     assert cos("status", "-c", "dev") == 2
-    assert "AWS has no region 'us-west-9': choose from" in capfd.readouterr().err
+    assert f"COS knows no region '{region}' of AWS: choose from" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("dev")

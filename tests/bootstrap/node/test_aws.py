@@ -1,5 +1,6 @@
 """Requests by curl: signed as botocore would sign them, taken by S3 and Secrets Manager, refused with a reason."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from bootstrap.node.aws import Aws, AwsError
 from bootstrap.node.context import Context
 from bootstrap.node.imds import Credentials, Metadata
 from tests.bootstrap.node.conftest import BUCKET
+from tests.bootstrap.node.stand_ins import Programs
 from tests.fixtures.metadata import MetadataServer
 
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalr/XUtn+FEMI", "session/token==")
@@ -35,7 +37,7 @@ def heard() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             requests.append(
                 {"method": self.command, "path": self.path, "headers": dict(self.headers.items()), "body": body}
             )
-            self.send_response(200)
+            self.send_response(301 if self.path.startswith("/elsewhere/") else 200)
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
@@ -94,6 +96,47 @@ def test_objects_go_to_the_bucket_and_come_back(context: Context, tmp_path: Path
     assert s3.get_object(Bucket=BUCKET, Key="jobs/a b/log+1")["Body"].read() == (tmp_path / "there").read_bytes()
     context.aws.get_object(BUCKET, "jobs/a b/log+1", tmp_path / "deep/back", 10)
     assert (tmp_path / "deep/back").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_a_log_that_grows_while_it_is_sent_is_taken(
+    heard: tuple[str, list[dict[str, Any]]], tmp_path: Path, programs: Programs
+) -> None:
+    endpoint, requests = heard
+    (tmp_path / "log").write_text("first\n")
+    programs.add("curl", f'echo second >> "{tmp_path}/log"; exec {shutil.which("curl", path="/usr/bin:/bin")} "$@"')
+    Aws("us-east-1", lambda: CREDENTIALS, endpoint).put_object("bucket", "log", tmp_path / "log", 10)
+    (request,) = requests
+    assert request["body"] == b"first\nsecond\n"
+    # A digest of what it was before would be refused.
+    assert request["headers"]["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+
+
+def test_an_answer_from_another_region_is_no_success(heard: tuple[str, list[dict[str, Any]]], tmp_path: Path) -> None:
+    endpoint, _ = heard
+    aws = Aws("us-east-1", lambda: CREDENTIALS, endpoint)
+    (tmp_path / "log").write_text("line")
+    with pytest.raises(AwsError) as refused:
+        aws.put_object("elsewhere", "log", tmp_path / "log", 10)
+    assert refused.value.status == 301
+    with pytest.raises(AwsError):
+        aws.get_object("elsewhere", "log", tmp_path / "back", 10)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "url"),
+    [
+        ("models", "https://models.s3.eu-west-1.amazonaws.com/jobs/1/log"),
+        ("models.example.org", "https://s3.eu-west-1.amazonaws.com/models.example.org/jobs/1/log"),
+    ],
+)
+def test_a_bucket_is_asked_by_a_name_that_its_certificate_has(
+    tmp_path: Path, programs: Programs, bucket: str, url: str
+) -> None:
+    programs.add("curl", f'cat > "{tmp_path}/config"; echo "status 200" >&2')
+    (tmp_path / "log").write_text("line")
+    Aws("eu-west-1", lambda: CREDENTIALS).put_object(bucket, "jobs/1/log", tmp_path / "log", 10)
+    assert f'url = "{url}"' in (tmp_path / "config").read_text()
 
 
 def test_what_is_not_there_leaves_no_file(context: Context, tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "executors", lambda address: 0)
 
 
+@pytest.fixture
+def booted(context: Context) -> None:
+    """The node's boot is over."""
+    context.layout.state.mkdir(parents=True, exist_ok=True)
+    context.layout.status.write_text('{"state": "ready"}')
+
+
 def test_the_tags_deadline_is_scheduled_and_moves(context: Context, imds: MetadataServer, programs: Programs) -> None:
     watched = guard(context)
     imds.entries[TAG] = in_minutes(119.5)
@@ -188,6 +195,7 @@ def test_who_is_logged_in_is_warned_once_a_threshold(
     assert [call.split(" in ")[1].split(" min")[0] for call in programs.calls("wall")] == ["29", "10", "29"]
 
 
+@pytest.mark.usefixtures("booted")
 def test_an_idle_cluster_ends(
     context: Context, imds: MetadataServer, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +212,35 @@ def test_an_idle_cluster_ends(
     clock.ahead = 59 * 60 + 1
     assert watched.tick()
     assert "nobody using the cluster" in programs.calls("wall")[-1]
+    assert programs.calls("shutdown")[-1] == "-P now"
+
+
+def test_idleness_counts_from_the_end_of_the_boot(
+    context: Context, imds: MetadataServer, programs: Programs, request: pytest.FixtureRequest
+) -> None:
+    imds.entries[TAG] = in_minutes(600)
+    clock = Clock()
+    watched = guard(context, clock, idle_minutes=5)
+    clock.ahead = 14 * 60
+    assert not watched.tick()
+    request.getfixturevalue("booted")
+    clock.ahead = 18 * 60
+    assert not watched.tick()
+    assert programs.calls("wall")[-1] == "COS: this node shuts down in 1 min because of nobody using the cluster."
+    clock.ahead = 19 * 60
+    assert watched.tick()
+
+
+def test_a_boot_that_never_says_how_it_went_keeps_no_node(
+    context: Context, imds: MetadataServer, programs: Programs
+) -> None:
+    imds.entries[TAG] = in_minutes(600)
+    clock = Clock()
+    watched = guard(context, clock, idle_minutes=5)
+    clock.ahead = 59 * 60
+    assert not watched.tick()
+    clock.ahead = 64 * 60
+    assert watched.tick()
     assert programs.calls("shutdown")[-1] == "-P now"
 
 
@@ -228,6 +265,7 @@ def worker(context: Context) -> Context:
     return context._replace(plan=plan)
 
 
+@pytest.mark.usefixtures("booted")
 def test_a_worker_hears_the_master(context: Context, monkeypatch: pytest.MonkeyPatch, s3: Any) -> None:
     clock = Clock()
     master = Idleness(context._replace(plan=replace(context.plan, idle_minutes=1)), 0.0, clock)
@@ -242,6 +280,7 @@ def test_a_worker_hears_the_master(context: Context, monkeypatch: pytest.MonkeyP
     assert hearing.seconds_left() < 0
 
 
+@pytest.mark.usefixtures("booted")
 @pytest.mark.parametrize("word", ['{"busy": true, "at": 1000}', "{", '{"busy": true}', "[]", None])
 def test_a_master_that_is_gone_keeps_no_worker(
     context: Context, monkeypatch: pytest.MonkeyPatch, s3: Any, word: str | None

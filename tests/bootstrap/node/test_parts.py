@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any
 import boto3
 import pytest
 
-from bootstrap.node import activity, save, seed, spot
+from bootstrap.node import activity, boot, save, seed, spot
 from bootstrap.node.aws import Aws
 from bootstrap.node.context import Context
 from bootstrap.node.imds import Credentials, Metadata
 from bootstrap.node.secret import spark_secret
+from infra.storage import lifecycle_rules
 from tests.bootstrap.node.conftest import BUCKET, keys
 from tests.bootstrap.node.stand_ins import Programs
 from tests.fixtures.metadata import MetadataServer
@@ -34,12 +36,25 @@ def test_a_session_by_ssh_counts_with_no_terminal_too(sshd: Server) -> None:
         assert activity.ssh_sessions() == before + 1
 
 
+def test_who_only_forwards_ports_counts(sshd: Server) -> None:
+    """As whoever works on a worker does on the master."""
+    before = activity.ssh_sessions()
+    command = ["ssh", "-F", "none", "-i", str(sshd.key), "-p", str(sshd.port), "-o", "StrictHostKeyChecking=no"]
+    command += ["-o", f"UserKnownHostsFile={os.devnull}", "-W", f"127.0.0.1:{sshd.port}", "127.0.0.1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as way:
+        assert way.stdout is not None
+        assert way.stdout.readline().startswith(b"SSH-2.0-")
+        assert activity.ssh_sessions() == before + 1
+
+
 def test_who_has_not_shown_a_key_is_no_session(tmp_path: Path) -> None:
-    titles = ["sshd: ubuntu [priv]", "sshd: ubuntu [net]", "sshd: /usr/sbin/sshd -D [listener]", "sshd: a@pts/0"]
-    for pid, title in enumerate([*titles, "sshd-session: b@notty", "vi sshd: c@d"], 1):
+    titles = ["sshd: ubuntu [priv]", "sshd: ubuntu [net]", "sshd: /usr/sbin/sshd -D [listener]", "sshd: [accepted]"]
+    titles += ["sshd: unknown [priv]", "sshd-session: ubuntu [priv]", "sshd: [net]", "vi sshd: c@d", "sshd -D"]
+    sessions = ["sshd: a@pts/0", "sshd-session: b@notty", "sshd: root", "sshd-session: ubuntu"]
+    for pid, title in enumerate([*titles, *sessions], 1):
         (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "cmdline").write_bytes(title.encode() + b"\0")
-    assert activity.ssh_sessions(tmp_path) == 2
+        (tmp_path / str(pid) / "cmdline").write_bytes(title.encode() + b"\0\0\0")
+    assert activity.ssh_sessions(tmp_path) == len(sessions)
 
 
 @pytest.fixture
@@ -129,6 +144,11 @@ def test_saving_ends_with_its_time(context: Context, s3: Any) -> None:
     assert keys(s3) == []
 
 
+def ending() -> tuple[str, ...]:
+    """The prefixes of the cluster's bucket whose objects end by themselves."""
+    return tuple(rule["filter"]["prefix"] for rule in lifecycle_rules() if "expiration" in rule)  # type: ignore[index, misc]
+
+
 def test_executors_logs_and_events_are_saved(context: Context, s3: Any) -> None:
     executor = context.layout.scratch / "work/app-1/0"
     executor.mkdir(parents=True)
@@ -140,6 +160,7 @@ def test_executors_logs_and_events_are_saved(context: Context, s3: Any) -> None:
     assert save.save(context, 30.0) == 0
     instance = "i-0123456789abcdef0"
     assert keys(s3) == ["events/eventlog_v2_app-1/events_1", f"nodes/{instance}/executors/app-1/0/stderr"]
+    assert all(key.startswith(ending()) for key in keys(s3))
 
 
 def test_models_are_saved_and_nothing_outside_of_the_job(context: Context, tmp_path: Path, s3: Any) -> None:
@@ -151,16 +172,48 @@ def test_models_are_saved_and_nothing_outside_of_the_job(context: Context, tmp_p
     (job / "job.json").write_text(json.dumps({"results": results}))
     assert save.save(context, 30.0) == 0
     assert keys(s3) == ["jobs/1/job.json", "jobs/1/work/lenet.caffemodel"]
+    assert not any(key.startswith(ending()) for key in keys(s3))
 
 
 def test_a_boot_that_reaches_nothing_still_tells(context: Context, caplog: pytest.LogCaptureFixture) -> None:
     gone = Aws("us-east-1", lambda: Credentials("A", "S", ""), "http://127.0.0.1:9")
     (context.layout.logs / "boot.log").write_text("x")
     alone = context._replace(aws=gone, metadata=Metadata("http://127.0.0.1:9"))
-    seed.refuse(alone, ["GPUs: 8 expected, 7 found"])
+    seed.refuse(alone, ["GPUs: 8 expected, 7 found"], seconds=0.1)
     assert json.loads(context.layout.status.read_text())["reasons"] == ["GPUs: 8 expected, 7 found"]
     assert "REFUSED: GPUs: 8 expected, 7 found" in caplog.text
     assert f"{BUCKET}/nodes/" in caplog.text
+
+
+def test_a_boot_takes_back_what_the_last_one_said(context: Context, monkeypatch: pytest.MonkeyPatch, s3: Any) -> None:
+    """The guard, which starts beside it, would else count this boot as idleness."""
+    (context.layout.logs / "boot.log").write_text("x")
+    context.layout.state.mkdir(parents=True)
+    context.layout.status.write_text('{"state": "ready"}')
+    there: list[bool] = []
+
+    def guard(context: Context) -> None:
+        there.append(context.layout.status.exists())
+        raise seed.SeedError("no kit")
+
+    monkeypatch.setattr(boot, "_start_guard", guard)
+    assert boot.boot(context) == 1
+    assert there == [False]
+    assert json.loads(context.layout.status.read_text())["state"] == "refused"
+
+
+def test_a_report_that_does_not_get_through_is_brought_again(
+    context: Context, programs: Programs, tmp_path: Path, s3: Any
+) -> None:
+    real = shutil.which("curl", path="/usr/bin:/bin")
+    # The first two requests, of the log and the status, meet a bucket that is out of order.
+    programs.add("curl", f'[ $(grep -c ^curl "{tmp_path}/programs/calls.log") -gt 2 ] || exit 7; exec {real} "$@"')
+    (context.layout.logs / "boot.log").write_text("ready")
+    seed.report(context, {"state": "ready", "reasons": []}, seconds=1.0)
+    stored = s3.get_object(Bucket=BUCKET, Key="nodes/i-0123456789abcdef0/status.json")
+    assert json.loads(stored["Body"].read())["state"] == "ready"
+    assert "nodes/i-0123456789abcdef0/boot.log" in keys(s3)
+    assert len(programs.calls("curl")) == 4
 
 
 def test_services_see_what_was_injected_and_no_credential(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from bootstrap.errors import LaunchError
 from infra import durations, presets
-from infra.config import ClusterConfig
+from infra.config import ClusterConfig, tag_value
 from infra.config_errors import ConfigError
 from infra.labels import iso
 
 _ADDRESS_SERVICE = "https://checkip.amazonaws.com"
 _ADDRESS_SECONDS = 10.0
-_KEYS = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
+_KEYS = ("id_ed25519.pub", "id_rsa.pub")  # the kinds that EC2 takes
 
 
 def pinned(
@@ -77,7 +77,7 @@ def image(session: boto3.Session, region: str, parameter: str) -> str:
 
 
 def caller(session: boto3.Session) -> str:
-    """The name at the end of the caller's ARN.
+    """The name at the end of the caller's ARN, as a tag may have it.
 
     Raises:
         ConfigError: There are no credentials that AWS takes.
@@ -86,7 +86,7 @@ def caller(session: boto3.Session) -> str:
         identity = session.client("sts", region_name=session.region_name or "us-east-1").get_caller_identity()
     except (BotoCoreError, ClientError) as error:
         raise ConfigError(f"cos:owner could not be found ({error}): set it by hand, or mend the credentials.") from None
-    return str(identity["Arn"].rsplit(":", 1)[1].rsplit("/", 1)[-1])
+    return tag_value(str(identity["Arn"].rsplit(":", 1)[1].rsplit("/", 1)[-1]))
 
 
 def address() -> str:

@@ -81,6 +81,12 @@ def test_a_slip_in_the_file_is_told(text: str, told: str, tmp_path: Path) -> Non
         pin.read(path)
 
 
+def test_a_key_of_a_kind_that_ec2_does_not_take_is_none(tmp_path: Path) -> None:
+    (tmp_path / "id_ecdsa.pub").write_text("ecdsa-sha2-nistp256 AAAA")
+    (tmp_path / "id_rsa.pub").write_text("ssh-rsa AAAA\n")
+    assert pin.public_key(tmp_path) == "ssh-rsa AAAA"
+
+
 def test_a_missing_key_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cos:ssh_public_key is not set and .* run `ssh-keygen`"):
         pin.public_key(tmp_path)

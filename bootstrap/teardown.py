@@ -393,13 +393,22 @@ def refuse_if_busy(place: Place, cluster: str, bucket: str | None) -> None:
         raise RefusedError(f"A job runs on {cluster}, or somebody is logged in: end that first, or give --force.")
 
 
-def end_nodes(place: Place, cluster: str, bucket: str | None, tell: Tell, seconds: float = SAVE_SECONDS) -> None:
+def end_nodes(
+    place: Place,
+    cluster: str,
+    bucket: str | None,
+    tell: Tell,
+    seconds: float = SAVE_SECONDS,
+    *,
+    only: Collection[str] | None = None,
+) -> None:
     """Have the nodes save logs and models and end themselves; those that do not within the seconds are left running.
 
     Their guard reads the deadline from the instance's tag: one that is now makes it save and shut down. This needs no
-    way into the nodes. A node that never reported has no guard to wait for.
+    way into the nodes. A node that never reported has no guard to wait for. `only` has the ids of those that are meant.
     """
     running = {entry["InstanceId"] for entry in instances(place, cluster, ("running",))}
+    running = running if only is None else running.intersection(only)
     asked = running & _reported(place, bucket) if running and bucket else set[str]()
     if not asked:
         return

@@ -1,7 +1,6 @@
 """`up` and `resize`: from a configuration to nodes that are ready, and facts for the other verbs."""
 
 import datetime
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from bootstrap.clusters.engine import Engine, EngineError, Preview
 from bootstrap.clusters.nodes import Node, aws_errors, find, place
 from bootstrap.clusters.progress import Progress
 from bootstrap.errors import FailedError, LaunchError
-from bootstrap.teardown import DEADLINE_TAG, SAVE_SECONDS, Place
+from bootstrap.teardown import Place, end_nodes
 from bootstrap.teardown import find as find_tagged
 from infra import capacity, preflight
 from infra.config import SSM, ClusterConfig
@@ -22,8 +21,6 @@ from infra.labels import iso
 from infra.preflight import Finding, offerings
 
 Tell = Callable[[str], None]
-
-_POLL_SECONDS = 3.0
 
 
 class Prepared(NamedTuple):
@@ -135,24 +132,9 @@ def _end_gently(prepared: Prepared, tell: Tell) -> None:
     if not ending:
         return
     prepared.engine.require_free()
-    state, where = running.look(prepared.config.cluster), prepared.place
-    booting = readiness.Readiness("booting")  # has no guard yet
-    asked = {
-        node.id
-        for node in state.live
-        if node.name in ending and state.readiness.get(node.id, booting).state != "booting"
-    }
-    if not asked:
-        return
-    tell(f"{len(asked)} nodes save logs and models to {state.bucket} and end (up to {SAVE_SECONDS:.0f} s)")
-    now = iso(datetime.datetime.now(datetime.UTC))
-    where.ec2.create_tags(Resources=sorted(asked), Tags=[{"Key": DEADLINE_TAG, "Value": now}])
-    deadline = time.monotonic() + SAVE_SECONDS
-    while any(node.id in asked for node in find(where, state.name, ("running",))):
-        if time.monotonic() > deadline:
-            tell(f"not all nodes ended within {SAVE_SECONDS:.0f} s: they are ended as they are")
-            return
-        time.sleep(_POLL_SECONDS)
+    state = running.look(prepared.config.cluster)
+    meant = [node.id for node in state.live if node.name in ending]
+    end_nodes(prepared.place, state.name, state.bucket, tell, only=meant)
 
 
 def _keep_extension(prepared: Prepared) -> None:

@@ -35,6 +35,7 @@ class Access(pulumi.ComponentResource):
         key_name: The key pair.
         nodes_group_id: Security group of all nodes.
         master_group_ids: Groups of the master.
+        endpoints: Ids of the interface endpoints by service.
         spark_secret: ARN of the secret; its value is never in Pulumi's state.
         profiles: Instance profile's name by role.
     """
@@ -58,8 +59,7 @@ class Access(pulumi.ComponentResource):
         self.master_group_ids = [self.nodes_group_id]
         if config.ssh_from != SSM:
             self.master_group_ids.append(self._login_group(config.ssh_from))
-        if config.egress == "endpoints":
-            self._endpoints()
+        self.endpoints = self._endpoints() if config.egress == "endpoints" else {}
         secret = secretsmanager.Secret(
             labels.name("spark"),
             description="What Spark's daemons and applications authenticate by; the master makes its value",
@@ -129,8 +129,9 @@ class Access(pulumi.ComponentResource):
         )
         return group
 
-    def _endpoints(self) -> None:
+    def _endpoints(self) -> dict[str, pulumi.Output[str]]:
         """The way to the AWS services that nodes call, for subnets without internet."""
+        made = {}
         for service in _ENDPOINT_SERVICES:
             endpoint = ec2.VpcEndpoint(
                 self._labels.name(service),
@@ -144,6 +145,8 @@ class Access(pulumi.ComponentResource):
                 opts=self._here,
             )
             self._network.worker_ready.append(endpoint)
+            made[service] = endpoint.id
+        return made
 
     def _profile(self, role: str, bucket_arn: pulumi.Input[str]) -> pulumi.Output[str]:
         labels = self._labels

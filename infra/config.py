@@ -152,7 +152,7 @@ class ClusterConfig(_Model):
         default="8h",
     )
     deadline: AwareDatetime = _key(
-        "when every node is terminated, UTC; `cos extend` moves it, and what is no node bills until `cos down`",
+        "when nodes, NAT gateway and endpoints end, UTC; `cos extend` moves it, and addresses bill until `cos down`",
         "run `python -m infra.pin STACK`, or set a time with its zone, as 2026-11-26T18:00:00Z",
     )
     idle: Duration = _key(

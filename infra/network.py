@@ -18,6 +18,7 @@ class Network(pulumi.ComponentResource):
         worker_subnet_id: The workers'.
         master_ready: What has to be there before the master boots: it would wait, paid for, for a way out.
         worker_ready: The same for workers.
+        nat_gateway: Its id, None without.
     """
 
     def __init__(self, config: ClusterConfig, labels: Labels, opts: pulumi.ResourceOptions) -> None:
@@ -28,6 +29,7 @@ class Network(pulumi.ComponentResource):
         self.vpc_id: pulumi.Input[str]
         self.worker_subnet_id: pulumi.Input[str]
         self.master_subnet_id: pulumi.Input[str]
+        self.nat_gateway: pulumi.Output[str] | None = None
         private = config.egress in {"nat", "endpoints"}
         self.worker_ready = self._ways["private" if private else "public"]
         self.master_ready = self._ways["private" if private and not config.public_master else "public"]
@@ -66,7 +68,8 @@ class Network(pulumi.ComponentResource):
             self.worker_subnet_id = private.id
             self.master_subnet_id = public.id if config.public_master else private.id
             if config.egress == "nat":
-                self._default_route("private", private_table, nat_gateway_id=self._nat(public, gateway))
+                self.nat_gateway = self._nat(public, gateway)
+                self._default_route("private", private_table, nat_gateway_id=self.nat_gateway)
         self._s3_endpoint(tables)
 
     def _subnet(self, kind: str, cidr: str) -> ec2.Subnet:

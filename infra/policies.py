@@ -21,6 +21,8 @@ INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
 BUCKET = "aws:s3/bucket:Bucket"
 SCHEDULE = "aws:scheduler/schedule:Schedule"
+NAT = "aws:ec2/natGateway:NatGateway"
+ENDPOINT = "aws:ec2/vpcEndpoint:VpcEndpoint"
 
 # AWS takes no tags for these, which live and end with what they belong to.
 UNTAGGED = frozenset(
@@ -38,6 +40,8 @@ UNTAGGED = frozenset(
 )
 _TAGS = ("cos:cluster", "cos:owner", "cos:deadline")
 _BUYS = ("aws:ec2/capacityBlockReservation:CapacityBlockReservation", "aws:ec2/capacityReservation:CapacityReservation")
+# What bills by the hour until it is ended, and by which of EC2's actions it is.
+_ENDS = {INSTANCE: "terminateInstances", NAT: "deleteNatGateway", ENDPOINT: "deleteVpcEndpoints"}
 _WHOLE_INTERNET = ("0.0.0.0/0", "::/0")
 # The SSM agent's actions, for which IAM knows no resource.
 _ANY_RESOURCE = ("ssmmessages:", "ec2messages:", "ssm:UpdateInstanceInformation")
@@ -109,17 +113,20 @@ def tagged(plan: Sequence[Resource]) -> Iterator[tuple[Resource, str]]:
 
 
 def ends_by_itself(plan: Sequence[Resource]) -> Iterator[tuple[Resource, str]]:
-    """A node's user data sets its end, a shutdown terminates it, and a schedule outside stands behind both."""
+    """A node's user data sets its end, a shutdown terminates it, and schedules outside end it and what else bills."""
     for resource in plan:
         if resource.type == TEMPLATE:
             if resource.props.get("instanceInitiatedShutdownBehavior") != "terminate":
                 yield resource, "stops at a shutdown: set instance_initiated_shutdown_behavior to terminate"
             if "shutdown -P +" not in _decoded(resource.props.get("userData") or ""):
                 yield resource, "has no TTL: render its user data by bootstrap.node.user_data"
-    schedules = sum(resource.type == SCHEDULE for resource in plan)
-    instances = [resource for resource in plan if resource.type == INSTANCE]
-    for resource in instances[schedules:]:
-        yield resource, "is terminated by no schedule: hand it to Guard"
+    actions = [str(resource.props["target"]["arn"]) for resource in plan if resource.type == SCHEDULE]
+    for kind, action in _ENDS.items():
+        schedules = sum(arn.endswith(f":{action}") for arn in actions)
+        # The endpoints of S3 and DynamoDB are gateways, and free.
+        billed = [one for one in plan if one.type == kind and one.props.get("vpcEndpointType") != "Gateway"]
+        for resource in billed[schedules:]:
+            yield resource, "is ended by no schedule: hand it to Guard"
 
 
 def efa_layout(plan: Sequence[Resource]) -> Iterator[tuple[Resource, str]]:

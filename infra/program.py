@@ -60,5 +60,5 @@ def declare(config: ClusterConfig) -> None:
     instances = {"master": master.instance}
     for group in groups:
         instances |= group.instances
-    Guard(config, labels, instances, inside)
+    Guard(site, instances)
     outputs.export(config, storage.bucket, access.spark_secret, master, groups)

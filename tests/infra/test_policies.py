@@ -50,6 +50,22 @@ def bought() -> list[Resource]:
     return [*resources(plan_of("cpu-small")), block]
 
 
+def untargeted(action: str) -> Change:
+    """Schedules that do nothing where they would do this."""
+
+    def change(props: dict[str, Any]) -> None:
+        if props["target"]["arn"].endswith(action):
+            props["target"]["arn"] = "arn:aws:scheduler:::aws-sdk:ec2:createTags"
+
+    return change
+
+
+def with_endpoint() -> list[Resource]:
+    tags = {"cos:cluster": "example", "cos:owner": "ada", "cos:deadline": "2099-01-01T00:00:00Z"}
+    endpoint = Resource(policies.ENDPOINT, "ssm", {"vpcEndpointType": "Interface", "tags": tags})
+    return [*resources(plan_of("cpu-small")), endpoint]
+
+
 def allowing(**statement: Any) -> Plan:
     document = json.dumps({"Statement": [{"Effect": "Allow", "Resource": "*", **statement}]})
     return changed("cpu-small", ROLE_POLICY, lambda props: props.update(policy=document))
@@ -68,6 +84,8 @@ BROKEN = [
     ("ends-by-itself", template(lambda props: props.update(instanceInitiatedShutdownBehavior="stop"))),
     ("ends-by-itself", template(lambda props: props.update(userData=""))),
     ("ends-by-itself", without("cpu-small", policies.SCHEDULE)),
+    ("ends-by-itself", changed("efa-a100", policies.SCHEDULE, untargeted("deleteNatGateway"))),
+    ("ends-by-itself", with_endpoint),
     ("efa-layout", interfaces(lambda cards: cards.pop())),
     ("efa-layout", interfaces(lambda cards: cards[0].update(interfaceType="efa-only"))),
     ("efa-layout", interfaces(lambda cards: cards[0].update(associatePublicIpAddress="true"))),

@@ -131,6 +131,42 @@ def test_each_schedule_terminates_its_node() -> None:
         assert json.loads(target["input"]) == {"InstanceIds": [f"{name}-id"]}
 
 
+@pytest.mark.parametrize(
+    ("egress", "ended"),
+    [
+        (
+            "nat",
+            {"nat": ("deleteNatGateway", {"NatGatewayId": "example-nat-id"})},
+        ),
+        (
+            "endpoints",
+            {
+                service: ("deleteVpcEndpoints", {"VpcEndpointIds": [f"example-{service}-id"]})
+                for service in ("secretsmanager", "ssm", "ssmmessages", "ec2messages")
+            },
+        ),
+        ("public-ip", {}),
+    ],
+)
+def test_a_network_that_bills_ends_with_the_nodes(egress: str, ended: dict[str, Any]) -> None:
+    planned = plan_of(egress=egress)
+    schedules = {entry.name.removeprefix("example-"): entry.inputs for entry in of_type(planned, "Schedule")}
+    assert schedules.keys() - {"master", "cpu-0", "cpu-1"} == ended.keys()
+    assert len({inputs["scheduleExpression"] for inputs in schedules.values()}) == 1, (
+        "`cos extend` moves all to one time"
+    )
+    for part, (action, asked) in ended.items():
+        target = schedules[part]["target"]
+        assert target["arn"].endswith(f":ec2:{action}")
+        assert json.loads(target["input"]) == asked
+    (allowed,) = _statements(planned, "example-deadline").values()
+    used = {inputs["target"]["arn"].rsplit(":", 1)[1] for inputs in schedules.values()}
+    assert used <= {
+        action.removeprefix("ec2:")[0].lower() + action.removeprefix("ec2:")[1:] for action in allowed["Action"]
+    }
+    assert allowed["Condition"] == {"StringEquals": {"aws:ResourceTag/cos:cluster": "example"}}
+
+
 def test_user_data_ends_the_node_before_anything_else() -> None:
     for template in of_type(plan_of("cpu-small"), "LaunchTemplate"):
         text = base64.b64decode(template.inputs["userData"]).decode()

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
+from bootstrap import teardown
 from bootstrap.cli import clusters
-from bootstrap.clusters import readiness, running, up
+from bootstrap.clusters import readiness, running
 from tests.fixtures.command import cos
 from tests.fixtures.living_nodes import LivingNodes, living_nodes
 from tests.fixtures.pulumi_aws.kinds import Cloud
@@ -58,7 +59,7 @@ def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.Monk
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    for module in (readiness, running, up):
+    for module in (readiness, running, teardown):
         monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
     monkeypatch.setattr(clusters, "MASTER_SECONDS", 0.1)  # their addresses are nobody's
     cloud = engine.cloud()

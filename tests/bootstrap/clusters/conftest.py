@@ -65,3 +65,4 @@ def lab(engine: Engine, cos_home: Path, tmp_path: Path, monkeypatch: pytest.Monk
     cloud = engine.cloud()
     with living_nodes(cloud) as nodes:
         yield Lab(engine, cloud, nodes, tmp_path)
+    engine.reset_account()  # EC2 tells of terminated nodes for a while, and the next test's are named as these

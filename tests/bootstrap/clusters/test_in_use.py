@@ -50,7 +50,6 @@ def dev(lab: Lab) -> Iterator[Lab]:
     assert cos("up", "-c", "dev", "--yes") == 0
     yield lab
     assert cos("down", "-c", "dev", "--yes", "--force", "--save", "0m") == 0
-    lab.engine.reset_account()  # EC2 tells of terminated nodes for a while, and others' are named as these
 
 
 def test_nodes_are_replaced_under_no_job_and_save_before(

@@ -3,7 +3,6 @@
 `clusters/NAME.json` below the launcher's home holds it, so that no verb has to ask AWS or Pulumi where a node is.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -132,10 +131,7 @@ def load(name: str) -> Cluster:
 def save(cluster: Cluster) -> Path:
     """Keep a cluster's facts for the verbs to come."""
     path = home.clusters() / f"{cluster.cluster}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(cluster.model_dump_json(indent=2))
-    beside.replace(path)
+    home.keep(path, cluster.model_dump_json(indent=2))
     return path
 
 

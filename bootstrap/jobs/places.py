@@ -3,7 +3,6 @@
 A cluster's own record tells that too, and the job that it is about can rewrite it.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,13 +56,8 @@ def told(spec: JobSpec) -> Places:
 
 def keep(token: str, places: Places, job: str = "") -> None:
     """Keep what the job of a token may write here; its number, once that is known."""
-    if not places.names:
-        return
-    path = _path(token)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(places.model_copy(update={"job": job}).model_dump_json(indent=2))
-    beside.replace(path)
+    if places.names:
+        home.keep(_path(token), places.model_copy(update={"job": job}).model_dump_json(indent=2))
 
 
 def kept(record: JobRecord) -> Places | None:

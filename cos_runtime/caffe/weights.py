@@ -143,5 +143,6 @@ def _to_hdf5(param: NetParameter, weights: Weights) -> bytes:
                 shared_as = layer.param[index].name if index < len(layer.param) else ""
                 if shared_as not in shared:
                     write_dataset(group, index, blob)
-                shared |= {shared_as} - {""}
+                if shared_as:
+                    shared.add(shared_as)
     return buffer.getvalue()

@@ -91,6 +91,8 @@ class Layer(nn.Module):
         self.param = param
         self.phase = phase
         self.blobs = Blobs()
+        self.is_in_place = param.bottom[:1] == param.top[:1]
+        """Whether the top is the bottom, so that Caffe's backward pass finds the top's values in the bottom."""
         self.may_overwrite = False
         """Whether the net lets ``forward`` write the top over the bottom's memory."""
 
@@ -143,11 +145,6 @@ class Layer(nn.Module):
         """Refuse a bottom that has not this number of axes."""
         if len(bottom) != ndim:
             self.refuse(f"it takes a bottom of {ndim} axes, not one of the shape {bottom}")
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the top is the bottom, so that Caffe's backward pass finds the top's values in the bottom."""
-        return self.param.bottom[:1] == self.param.top[:1]
 
     def refuse_in_place(self) -> None:
         """Refuse a top that is also a bottom, for a layer that Caffe does not compute in place."""

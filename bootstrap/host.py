@@ -48,7 +48,10 @@ class Files(Protocol):
         """The file from the offset on, fast, in pieces."""
 
     def append(self, path: str, pieces: Iterable[bytes], offset: int) -> None:
-        """Write the pieces at the offset of a file, which is made (with its folders) where it is missing."""
+        """Write the pieces at the offset of a file, which is made (with its folders) where it is missing.
+
+        Others may write the same pieces to it meanwhile, and rename it.
+        """
 
     def replace(self, source: str, target: str) -> None:
         """Rename a file, over another one if need be."""

@@ -58,7 +58,8 @@ class LocalFiles:
         """Write the pieces at the offset."""
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with Path(path).open("r+b" if offset else "wb") as file:
+            Path(path).touch()  # not cut short: another transfer may be writing the very same
+            with Path(path).open("r+b") as file:
                 file.seek(offset)
                 for piece in pieces:
                     file.write(piece)

@@ -63,7 +63,7 @@ def copy(
     """Copy files, those that the target has already left out.
 
     A file is written beside its place and renamed once its checksum is right. What a broken connection left there is
-    gone on with, now or by another call.
+    gone on with, now or by another call. Several calls may copy the same file to the same place at once.
 
     Args:
         source: Where the files are.
@@ -109,12 +109,23 @@ class _Transfer:
         beside = posixpath.join(posixpath.dirname(place), f".{posixpath.basename(place)}.{checksum[:16]}.part")
         # Once more from the start, in case that what lay there from another time is not the file's beginning.
         for _ in range(2):
-            self._append_all(path, beside, report)
+            try:
+                self._append_all(path, beside, report)
+            except FileNotFoundError:
+                # Another call that copies the same may just have put it in place.
+                if not self._is_in_place(place, checksum):
+                    raise
+                return
             if self._again(self._target.checksums, [beside]).get(beside) == checksum:
                 self._again(self._put_in_place, beside, place, checksum)
                 return
             self._again(self._target.remove, beside)
+            if self._is_in_place(place, checksum):
+                return
         raise LaunchError(f"{path} changed while it was copied: wait until it is complete, then copy it again.")
+
+    def _is_in_place(self, place: str, checksum: str) -> bool:
+        return self._again(self._target.checksums, [place]).get(place) == checksum
 
     def _append_all(self, path: str, beside: str, report: "_Report") -> None:
         """Send the file however often the connection breaks, if more of it has come each time."""

@@ -4,7 +4,7 @@ import posixpath
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import paramiko
 
@@ -77,8 +77,7 @@ class SshFiles:
 
     def append(self, path: str, pieces: Iterable[bytes], offset: int) -> None:
         """Write the pieces at the offset, with many requests under way."""
-        mode = "r+b" if offset else "wb"  # what a broken connection left beyond the offset is overwritten
-        with self._sftp(path) as sftp, self._open_to_write(sftp, path, mode) as file:
+        with self._sftp(path) as sftp, self._open_to_write(sftp, path) as file:
             file.seek(offset)
             file.set_pipelined(True)
             for piece in pieces:
@@ -113,13 +112,17 @@ class SshFiles:
             elif stat.S_ISREG(mode):
                 yield name, entry.st_size or 0
 
-    def _open_to_write(self, sftp: paramiko.SFTPClient, path: str, mode: str) -> paramiko.SFTPFile:
+    def _open_to_write(self, sftp: paramiko.SFTPClient, path: str) -> paramiko.SFTPFile:
+        """The file, made where it is missing; never cut short, as another transfer may be writing the very same."""
+        with suppress(FileNotFoundError):
+            return sftp.open(path, "r+b")
         try:
             _make_folders(sftp, posixpath.dirname(path))
-            return sftp.open(path, mode)
+            sftp.open(path, "ab").close()
         except FileNotFoundError:  # SFTP's word for a file where a folder should be
             name = self._connection.address.name
             raise LaunchError(f"{path} cannot be made on {name}: is a part of the path a file?") from None
+        return sftp.open(path, "r+b")
 
     @contextmanager
     def _sftp(self, path: str) -> Iterator[paramiko.SFTPClient]:
@@ -147,12 +150,20 @@ class SshFiles:
 
 def _make_folders(sftp: paramiko.SFTPClient, folder: str) -> None:
     missing = []
-    while folder not in ("", "/"):
-        try:
-            sftp.stat(folder)
-            break
-        except FileNotFoundError:
-            missing.append(folder)
-            folder = posixpath.dirname(folder)
+    while folder not in ("", "/") and not _is_there(sftp, folder):
+        missing.append(folder)
+        folder = posixpath.dirname(folder)
     for name in reversed(missing):
-        sftp.mkdir(name)
+        try:
+            sftp.mkdir(name)
+        except OSError:
+            if not _is_there(sftp, name):  # nor made by another transfer meanwhile
+                raise
+
+
+def _is_there(sftp: paramiko.SFTPClient, path: str) -> bool:
+    try:
+        sftp.stat(path)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,4 +1,6 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,23 @@ def test_what_lies_beside_is_gone_on_with_or_replaced(host: Host, tmp_path: Path
         (tmp_path / "target").unlink(missing_ok=True)
         copy(LocalFiles(), host.files, {str(source): str(tmp_path / "target")})
         assert (tmp_path / "target").read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [20, LARGE])
+def test_several_copy_the_same_at_once(size: int, sshd: Server, tmp_path: Path) -> None:
+    source, content = tmp_path / "source", os.urandom(size)
+    source.write_bytes(content)
+    with ExitStack() as open_, ThreadPoolExecutor(4) as threads:
+        connections = [open_.enter_context(Connection(sshd.address())) for _ in range(4)]
+        for attempt in range(20 if size < 100 else 3):
+            target = tmp_path / f"target {attempt}" / "new" / "file"
+            copies = [
+                threads.submit(copy, LocalFiles(), SshHost(connection).files, {str(source): str(target)})
+                for connection in connections
+            ]
+            assert {copied.result().files for copied in copies} <= {0, 1}
+            assert target.read_bytes() == content
+            assert [file.name for file in target.parent.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("direction", ["push", "pull"])

@@ -14,10 +14,9 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bootstrap.errors import LaunchError
 from bootstrap.node.seed import blob_key, digest
@@ -30,7 +29,6 @@ JAVA = "17"
 _GLIBC = range(39, 16, -1)  # Ubuntu 24.04 has 2.39; wheels name the oldest they run on
 _BUILD_SECONDS = 3600.0
 _NETWORK_SECONDS = 60.0
-_UPLOADS_AT_ONCE = 4
 _JAVA_MACHINES = {"x86_64": "x64", "aarch64": "aarch64"}
 
 
@@ -39,11 +37,11 @@ class Kit(NamedTuple):
 
     Attributes:
         directory: Its files, with manifest.json.
-        prefix: Its place in the bucket, which ends in the manifest's SHA-256; what `NodePlan.kit` wants.
+        checksum: The manifest's SHA-256, in hex, by which it is known in a bucket.
     """
 
     directory: Path
-    prefix: str
+    checksum: str
 
     @property
     def manifest(self) -> Path:
@@ -85,46 +83,13 @@ def build(
     manifest = {"python": python, "machine": machine, "files": _entries(directory)}
     text = json.dumps(manifest, indent=1)
     _write(directory / "manifest.json", text)
-    return Kit(directory, f"kit/{hashlib.sha256(text.encode()).hexdigest()}")
+    return Kit(directory, hashlib.sha256(text.encode()).hexdigest())
 
 
-def upload(kit: Kit, bucket: str, client: Any, progress: Callable[[int, int], None] | None = None) -> int:
-    """Bring a kit to a bucket; files that are there by their checksum stay. The manifest goes last.
-
-    Args:
-        kit: The kit.
-        bucket: The stack's bucket.
-        client: boto3's client.
-        progress: Called with the bytes that are there and those that the kit has.
-
-    Returns:
-        The bytes that had to be sent.
-    """
-    *blobs, manifest = objects(kit.directory)
-    there = _keys(bucket, "kit/blobs/", client)
-    missing = [(key, path) for key, path in blobs if key not in there]
-    total = sum(path.stat().st_size for _, path in blobs)
-    needed = sum(path.stat().st_size for _, path in missing)
-    sent = total - needed
-
-    def send(key: str, path: Path) -> int:
-        # S3 compares the checksum too: what comes damaged is no object.
-        client.upload_file(str(path), bucket, key, ExtraArgs={"ChecksumAlgorithm": "SHA256"})
-        return path.stat().st_size
-
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
-        for size in threads.map(lambda pair: send(*pair), missing):
-            sent += size
-            if progress:
-                progress(sent, total)
-    send(*manifest)
-    return needed
-
-
-def objects(directory: Path) -> list[tuple[str, Path]]:
-    """What a kit is in a bucket: keys and the files to store there, the manifest last."""
+def objects(directory: Path, root: str) -> list[tuple[str, Path]]:
+    """What a kit is in a bucket: keys below the root and the files to store there, the manifest last."""
     text = (directory / "manifest.json").read_bytes()
-    prefix = f"kit/{hashlib.sha256(text).hexdigest()}"
+    prefix = f"{root}/{hashlib.sha256(text).hexdigest()}"
     blobs = {blob_key(prefix, entry["sha256"]): directory / entry["name"] for entry in json.loads(text)["files"]}
     return [*blobs.items(), (f"{prefix}/manifest.json", directory / "manifest.json")]
 
@@ -236,11 +201,6 @@ def _entries(directory: Path) -> list[dict[str, str | int]]:
         }
         for path in found
     ]
-
-
-def _keys(bucket: str, prefix: str, client: Any) -> set[str]:
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
 def _uv() -> str:

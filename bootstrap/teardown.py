@@ -25,7 +25,6 @@ import jmespath
 from botocore.exceptions import BotoCoreError, ClientError
 
 TAG, DEADLINE_TAG, REGION_TAG = "cos:cluster", "cos:deadline", "cos:region"
-ACTIVITY_KEY, METER_KEY = "nodes/activity.json", "cost/meter.json"
 SENT_PREFIX = "sent"
 SAVE_SECONDS = 180.0  # the guard's own limit for saving, and its way to notice
 REMOVE_SECONDS = 900.0  # a NAT gateway takes minutes, and what hangs on it waits for it
@@ -388,7 +387,7 @@ def refuse_if_busy(place: Place, cluster: str, bucket: str | None) -> None:
     Raises:
         RefusedError: Its master wrote within the last minutes that an application runs or somebody is logged in.
     """
-    word = read_json(place, bucket, ACTIVITY_KEY) or {}
+    word = read_json(place, bucket, activity_key(cluster)) or {}
     if word.get("busy") and time.time() - float(word.get("at", 0)) < FRESH_SECONDS and instances(place, cluster):
         raise RefusedError(f"A job runs on {cluster}, or somebody is logged in: end that first, or give --force.")
 
@@ -431,14 +430,24 @@ def read_json(place: Place, bucket: str | None, key: str) -> Any:
         return None
 
 
-def read_meter(place: Place, bucket: str | None) -> list[Meter]:
+def activity_key(cluster: str) -> str:
+    """The object in which the master says whether the cluster is used."""
+    return f"nodes/{cluster}/activity.json"
+
+
+def meter_key(cluster: str) -> str:
+    """The object that has the cluster's runs, for their cost."""
+    return f"cost/{cluster}/meter.json"
+
+
+def read_meter(place: Place, cluster: str, bucket: str | None) -> list[Meter]:
     """What the cluster's bucket has of its runs."""
-    return [Meter(*entry) for entry in read_json(place, bucket, METER_KEY) or []]
+    return [Meter(*entry) for entry in read_json(place, bucket, meter_key(cluster)) or []]
 
 
-def write_meter(place: Place, bucket: str, meters: Sequence[Meter]) -> None:
+def write_meter(place: Place, cluster: str, bucket: str, meters: Sequence[Meter]) -> None:
     """Keep the runs."""
-    place.s3.put_object(Bucket=bucket, Key=METER_KEY, Body=json.dumps(meters).encode())
+    place.s3.put_object(Bucket=bucket, Key=meter_key(cluster), Body=json.dumps(meters).encode())
 
 
 def closed(meters: Sequence[Meter], ended: dict[str, str] | None = None) -> list[Meter]:
@@ -500,9 +509,9 @@ def teardown(place: Place, cluster: str, tell: Tell, *, force: bool, save_second
     end_nodes(place, cluster, bucket, tell, save_seconds)
     left = remove(place, cluster, tell)
     drop_sent(place, cluster, bucket)
-    meters = closed(read_meter(place, bucket))
+    meters = closed(read_meter(place, cluster, bucket))
     if bucket is not None and meters and not left:
-        write_meter(place, bucket, meters)
+        write_meter(place, cluster, bucket, meters)
     tell(f"{cluster} cost {cost(meters)}")
     return left
 

@@ -10,6 +10,7 @@ from bootstrap.node import sent
 from infra.config import SSM, ClusterConfig
 from infra.labels import Labels
 from infra.network import Network
+from infra.storage import KIT_ROOT
 
 # What the SSM agent needs for a session; AWS's own AmazonSSMManagedInstanceCore also reads every parameter.
 _SESSION_ACTIONS = [
@@ -176,7 +177,7 @@ def node_policy(config: ClusterConfig, role: str, bucket_arn: str, secret_arn: s
     Nothing lets a node change the kit, nor a worker what jobs were sent: what one node is made to do must not reach the
     next one's boot.
     """
-    protected = [kit_root(config)]
+    protected = kit_roots(config)
     readable = [bucket_arn, *(f"arn:aws:s3:::{name}" for name in config.data_buckets)]
     secret_actions = ["secretsmanager:GetSecretValue"]
     if role == "master":
@@ -201,9 +202,10 @@ def node_policy(config: ClusterConfig, role: str, bucket_arn: str, secret_arn: s
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def kit_root(config: ClusterConfig) -> str:
-    """The folder of the bucket that holds kits."""
-    return config.kit.rsplit("/", 1)[0] if config.kit else "kit"
+def kit_roots(config: ClusterConfig) -> list[str]:
+    """The folders of the bucket that hold kits, those of its other clusters too."""
+    own = config.kit.rsplit("/", 1)[0] if config.kit else KIT_ROOT
+    return [own] if own == KIT_ROOT else [KIT_ROOT, own]
 
 
 def _allow(sid: str, actions: list[str], resources: list[str]) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
 from bootstrap.errors import LaunchError
-from infra import durations, picture, presets
+from infra import config_pairs, durations, picture, presets
 from infra.config import ClusterConfig, load
 from infra.config_errors import ConfigError
 from infra.estimate import Estimate, estimate, offline_lookup
@@ -101,24 +100,13 @@ def _counted(resources: Sequence[Planned]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
-def _given(arguments: list[str]) -> dict[str, Any]:
-    pairs = [argument.partition("=") for argument in arguments]
-    wrong = next((name for name, equals, _ in pairs if not equals), None)
-    if wrong is not None:
-        raise ConfigError(f"{wrong} is no KEY=VALUE: write it as in `ttl=2h`.")
-    try:
-        return {name.removeprefix("cos:"): yaml.safe_load(value) for name, _, value in pairs}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"A value is no YAML ({' '.join(str(error).split())}): quote it, or mend it.") from None
-
-
 def main() -> int:
     """The command; 2 where the configuration is refused."""
     console = Console()
     try:
         if len(sys.argv) < 2:
             raise ConfigError(f"Name a preset: {', '.join(presets.names())}.")
-        config = example(sys.argv[1], _given(sys.argv[2:]))
+        config = example(sys.argv[1], config_pairs.parse(sys.argv[2:]))
         show(console, config, plan(config), estimate(config, offline_lookup(config)))
     except LaunchError as error:
         print(error, file=sys.stderr)

@@ -15,6 +15,7 @@ from infra.labels import Labels
 LOG_DAYS = 90
 OLD_VERSION_DAYS = 30
 SENT_DAYS = 30
+KIT_ROOT = "kit"  # each cluster has a folder there, so that the end of one leaves the kits of others
 
 
 class Storage(pulumi.ComponentResource):
@@ -83,7 +84,7 @@ class Storage(pulumi.ComponentResource):
         )
 
     def _upload(self, folder: Path) -> str:
-        stored = kit_objects(folder)
+        stored = kit_objects(folder, f"{KIT_ROOT}/{self._labels.cluster}")
         for key, path in stored:
             uploaded = s3.BucketObjectv2(
                 self._labels.name(key.replace("/", "-")),
@@ -97,15 +98,15 @@ class Storage(pulumi.ComponentResource):
         return stored[-1][0].removesuffix("/manifest.json")
 
 
-def kit_objects(folder: Path) -> list[tuple[str, Path]]:
-    """Keys and files of a kit, its manifest the last.
+def kit_objects(folder: Path, root: str) -> list[tuple[str, Path]]:
+    """Keys below a root and files of a kit, its manifest the last.
 
     Raises:
         ConfigError: The folder holds no kit.
     """
     if not (folder / "manifest.json").is_file():
         raise ConfigError(f"cos:kit_dir is {folder}, which has no manifest.json: name the folder the kit was built in.")
-    return objects(folder)
+    return objects(folder, root)
 
 
 def lifecycle_rules() -> list[s3.BucketLifecycleConfigurationRuleArgsDict]:

@@ -1,6 +1,5 @@
 """`cos init`, `plan`, `up`, `resize`, `down`: clusters of AWS made and ended."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -120,7 +119,7 @@ def _init(
 ) -> None:
     """Write the configuration of a cluster; on a terminal what is missing is asked."""
     from bootstrap.clusters import config  # noqa: PLC0415
-    from infra import presets  # noqa: PLC0415
+    from infra import config_pairs, presets  # noqa: PLC0415
 
     name = _asked("Name of the cluster", None if cluster == LOCAL else cluster, "--cluster")
     preset = _asked(f"Preset ({', '.join(presets.names())})", preset, "--preset", "gpu-single")
@@ -131,7 +130,8 @@ def _init(
         zone = _asked(f"Availability zone of {region}", None, "--zone", f"{region}a")
     given = {
         "preset": preset, "region": region, "zone": zone, "owner": owner, "ttl": ttl, "ssh_from": ssh_from,
-        "ssh_public_key": _key(ssh_key), "budget_usd": budget, "budget_email": alarm, **_settings(setting or []),
+        "ssh_public_key": _key(ssh_key), "budget_usd": budget, "budget_email": alarm,
+        **config_pairs.parse(setting or []),
     }  # fmt: skip
     path = config.create(name, {key: value for key, value in given.items() if value is not None})
     if terminal.json:
@@ -157,21 +157,6 @@ def _key(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise LaunchError(f"The public key {path} cannot be read ({error.strerror}): name another one.") from None
-
-
-def _settings(texts: list[str]) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415
-
-    pairs = [text.partition("=") for text in texts]
-    for key, equals, _ in pairs:
-        if not equals or not re.fullmatch("[a-z_]+", key):
-            raise LaunchError(f"--set {key} is no KEY=VALUE: write it as idle=1h.")
-    try:
-        return {key: yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError as error:
-        raise LaunchError(
-            f"A value of --set is no YAML ({' '.join(str(error).split())}): quote it, or mend it."
-        ) from None
 
 
 def _plan(
@@ -370,7 +355,9 @@ def _end(name: str, engine: Any, where: Any, save_seconds: float | None, *, dele
 
     with shown_progress(f"{name} goes down") as progress:
         ended = end(name, where, engine, progress, terminal.note, save_seconds=save_seconds)
-    if ended.bucket and delete_bucket:
+    if ended.bucket and delete_bucket and not ended.is_own:
+        terminal.note(f"bucket {ended.bucket} is your own (cos:bucket): it is kept")
+    elif ended.bucket and delete_bucket:
         drop_bucket(where, ended.bucket)
         terminal.note(f"bucket {ended.bucket} is removed")
         ended = ended._replace(bucket=None)
@@ -379,4 +366,4 @@ def _end(name: str, engine: Any, where: Any, save_seconds: float | None, *, dele
     else:
         terminal.say(f"Nothing billable of {name} is left in {where.region}. It cost {ended.cost}.")
         if ended.bucket:
-            terminal.say(f"Kept, with logs and models: s3://{ended.bucket}")
+            terminal.say(f"Kept: s3://{ended.bucket}, with models and checkpoints below jobs/{name}/.")

@@ -31,7 +31,7 @@ def note(place: Place, config: ClusterConfig, bucket: str) -> list[Meter]:
         All runs since the cluster was first made.
     """
     nodes = find(place, config.cluster, ALL)
-    before = read_meter(place, bucket)
+    before = read_meter(place, config.cluster, bucket)
     running = {node.id: node for node in nodes if node.state in ("pending", "running")}
     ended = {meter.id: _end(meter, nodes) for meter in before if meter.id.startswith("i-") and meter.id not in running}
     meters = closed(before, ended)
@@ -42,7 +42,7 @@ def note(place: Place, config: ClusterConfig, bucket: str) -> list[Meter]:
     meters += [Meter(node.id, f"{node.name}: {node.type}", usd.get(node.group), _iso(node.launched)) for node in new]
     meters = _others(meters, cost, live=any(node.is_live for node in nodes))
     if meters != before:
-        write_meter(place, bucket, meters)
+        write_meter(place, config.cluster, bucket, meters)
     return meters
 
 

@@ -30,10 +30,17 @@ Tell = Callable[[str], None]
 
 
 class Ended(NamedTuple):
-    """What became of a cluster: its cost in words, and the bucket that is kept, if any."""
+    """What became of a cluster.
+
+    Attributes:
+        cost: what it cost, in words.
+        bucket: where its logs and models are kept, if anywhere.
+        is_own: whether that bucket was made with the cluster, and may go as it did.
+    """
 
     cost: str
     bucket: str | None
+    is_own: bool
 
 
 def refuse_running(
@@ -87,7 +94,7 @@ def end(
     with aws_errors():
         known = facts.known(name)
         bucket = _bucket(where, name, known)
-        meters = read_meter(where, bucket)
+        meters = read_meter(where, name, bucket)
         if known is None and meters and all(meter.end for meter in meters) and engine.is_used:
             bucket, meters = None, []  # an earlier life's, which has ended: this one did not come to a bucket
         end_nodes(where, name, bucket, tell, SAVE_SECONDS if save_seconds is None else save_seconds)
@@ -101,12 +108,13 @@ def end(
         if left:
             raise FailedError(told_left(name, left))
         drop_sent(where, name, bucket)
-        kept = _kept(where, name, bucket, tell)
+        is_own = _is_own(where, name, bucket, tell)
+        kept = bucket if is_own or bucket == config.read(name).get("bucket") else None
         if kept is not None and meters:
-            write_meter(where, kept, closed(meters))
+            write_meter(where, name, kept, closed(meters))
     facts.forget(name)
     config.change(name, deadline=None)
-    return Ended(said, kept)
+    return Ended(said, kept, is_own)
 
 
 def drop_bucket(where: Place, bucket: str) -> None:
@@ -127,12 +135,12 @@ def _bucket(where: Place, name: str, known: Cluster | None) -> str | None:
     return config.read(name).get("bucket") or present_bucket(where, name)
 
 
-def _kept(where: Place, name: str, bucket: str | None, tell: Tell) -> str | None:
-    """The bucket of the life that has ended, where it bears the tag and is still there; those of others are told."""
+def _is_own(where: Place, name: str, bucket: str | None, tell: Tell) -> bool:
+    """Whether the bucket of the life that has ended bears the tag, and is still there; those of others are told."""
     tagged = [found.id for found in buckets(where, name)]
     others = ", ".join(f"s3://{each}" for each in tagged if each != bucket)
     if others:
         why = f"of other lives of {name}" if bucket else f"as none is known to be of this life of {name}"
         sweep = f"cos sweep --cluster {name} --region {where.region} --remove --delete-bucket"
         tell(f"kept in any case, {why}: {others}; `{sweep}` removes every bucket of {name}")
-    return bucket if bucket in tagged else None
+    return bucket in tagged

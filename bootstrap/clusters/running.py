@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from bootstrap.clusters import config, facts, readiness
 from bootstrap.clusters.nodes import ALL, Node, aws_errors, find, place
 from bootstrap.errors import FailedError, LaunchError
-from bootstrap.teardown import ACTIVITY_KEY, DEADLINE_TAG, FRESH_SECONDS, TAG, Place, present_bucket, read_json
+from bootstrap.teardown import DEADLINE_TAG, FRESH_SECONDS, TAG, Place, activity_key, present_bucket, read_json
 from infra.instances import facts as type_facts
 from infra.labels import iso
 
@@ -212,7 +212,7 @@ def _wait(state: State, ids: Sequence[str], wanted: str, tell: Tell, seconds: fl
 
 def used(state: State) -> bool | None:
     """Whether an application runs or somebody is logged in, as the master last wrote; None without a fresh word."""
-    word = read_json(state.place, state.bucket, ACTIVITY_KEY)
+    word = read_json(state.place, state.bucket, activity_key(state.name))
     if not isinstance(word, dict) or time.time() - float(word.get("at", 0)) > FRESH_SECONDS:
         return None
     return bool(word.get("busy"))

@@ -11,13 +11,17 @@ from pathlib import Path
 from bootstrap.node import activity
 from bootstrap.node.context import Context
 
-KEY = "nodes/activity.json"
 TELL_SECONDS = 60.0
 BOOT_SECONDS = 3600.0  # about all of a boot's own limits together
 _STALE_SECONDS = 300.0
 _REQUEST_SECONDS = 20.0
 
 _log = logging.getLogger("idle")
+
+
+def key(context: Context) -> str:
+    """The object in which the master says whether the cluster is used."""
+    return f"nodes/{context.plan.cluster}/activity.json"
 
 
 class Idleness:
@@ -81,7 +85,7 @@ class Idleness:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory, "activity.json")
                 path.write_text(word)
-                self._context.aws.put_object(self._context.plan.bucket, KEY, path, _REQUEST_SECONDS)
+                self._context.aws.put_object(self._context.plan.bucket, key(self._context), path, _REQUEST_SECONDS)
         except OSError as error:  # a full disk's too
             _log.warning("the workers cannot be told: %s", error)
 
@@ -90,7 +94,7 @@ class Idleness:
         try:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory, "activity.json")
-                self._context.aws.get_object(self._context.plan.bucket, KEY, path, _REQUEST_SECONDS)
+                self._context.aws.get_object(self._context.plan.bucket, key(self._context), path, _REQUEST_SECONDS)
                 word = json.loads(path.read_text())
             is_fresh = self._context.metadata.now() - float(word["at"]) < _STALE_SECONDS
             return is_fresh and bool(word["busy"])

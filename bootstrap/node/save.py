@@ -64,7 +64,9 @@ def last_checkpoint(directory: Path) -> list[Path]:
 
 def _files(context: Context) -> Iterator[tuple[str, Path]]:
     """Pairs of an object's key and the file to store there."""
-    own = f"nodes/{_instance(context)}"
+    # A bucket may be of several clusters, and job numbers begin anew with a new master.
+    cluster, instance = context.plan.cluster, _instance(context)
+    own = f"nodes/{instance}"
     for path in _below(context.layout.logs):
         yield f"{own}/logs/{path.relative_to(context.layout.logs)}", path
     if context.layout.status.is_file():
@@ -75,13 +77,13 @@ def _files(context: Context) -> Iterator[tuple[str, Path]]:
         yield f"{own}/executors/{path.relative_to(work)}", path
     events = context.layout.state / "events"
     for path in _below(events):
-        yield f"events/{path.relative_to(events)}", path
+        yield f"events/{cluster}/{path.relative_to(events)}", path
     jobs = context.layout.jobs
     for job in sorted(path for path in jobs.glob("*") if path.is_dir()):
         # A set: a model may be a job's result and its last checkpoint's weights.
         for path in {job / "job.json", job / "log", *last_checkpoint(job / "work"), *_models(job)}:
             if path.is_file():
-                yield f"jobs/{path.relative_to(jobs)}", path
+                yield f"jobs/{cluster}/{instance}/{path.relative_to(jobs)}", path
 
 
 def _models(job: Path) -> list[Path]:

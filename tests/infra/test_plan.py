@@ -70,7 +70,7 @@ def test_the_command_refuses_in_a_sentence(monkeypatch, capsys) -> None:
         (["cpu-small", "2h"], "KEY=VALUE"),
         (["cpu-small", "ttl=8hours"], "cos:ttl is '8hours': '8hours' is no length of time: write it as 90m, 8h or"),
         (["cpu-small", "ttl=99999999d"], "'99999999d' is more than a year: give less."),
-        (["cpu-small", "workers=[{name:"], "A value is no YAML"),
+        (["cpu-small", "workers=[{name:"], "has no YAML value"),
     ):
         monkeypatch.setattr(sys, "argv", ["plan", *arguments])
         assert main() == 2

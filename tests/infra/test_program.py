@@ -253,7 +253,7 @@ def test_nodes_wait_for_their_kit(tmp_path) -> None:
 
     planned = tuple(plan(config(kit="", kit_dir=str(tmp_path))))
 
-    prefix = f"kit/{hashlib.sha256(manifest.encode()).hexdigest()}"
+    prefix = f"kit/example/{hashlib.sha256(manifest.encode()).hexdigest()}"
     stored = of_type(planned, "BucketObjectv2")
     assert {entry.inputs["key"] for entry in stored} == {f"{prefix}/manifest.json", blob_key(prefix, wheel)}
     for node in of_type(planned, "Instance"):
@@ -270,7 +270,7 @@ def test_nodes_wait_for_their_kit(tmp_path) -> None:
 
 def test_a_folder_without_a_kit_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"cos:kit_dir is .* no manifest\.json"):
-        kit_objects(tmp_path)
+        kit_objects(tmp_path, "kit")
 
 
 @mock_aws

@@ -51,7 +51,7 @@ def _make_bucket(cloud: Cloud, name: str, meters: Any = None) -> None:
     cloud.s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tag_list({"cos:cluster": "dev"})})
     cloud.s3.put_object(Bucket=name, Key="models/lenet.caffemodel", Body=b"model")
     if meters is not None:
-        cloud.s3.put_object(Bucket=name, Key="cost/meter.json", Body=json.dumps(meters).encode())
+        cloud.s3.put_object(Bucket=name, Key="cost/dev/meter.json", Body=json.dumps(meters).encode())
 
 
 def _launch(cloud: Cloud, bucket: str) -> str:
@@ -74,7 +74,7 @@ def _buckets(cloud: Cloud) -> set[str]:
 
 
 def _meters(cloud: Cloud, bucket: str) -> Any:
-    return json.loads(cloud.s3.get_object(Bucket=bucket, Key="cost/meter.json")["Body"].read())
+    return json.loads(cloud.s3.get_object(Bucket=bucket, Key="cost/dev/meter.json")["Body"].read())
 
 
 class Stack:
@@ -134,7 +134,10 @@ def test_a_bucket_of_the_persons_own_is_the_clusters(cloud: Cloud) -> None:
     config.change("dev", bucket="mine")
     _launch(cloud, "mine")
     told: list[str] = []
-    assert _end(told).bucket is None, "neither is removed"
+    cloud.s3.put_object(Bucket="mine", Key="cost/dev/meter.json", Body=json.dumps(RUNS).encode())
+    ended = _end(told)
+    assert (ended.bucket, ended.is_own) == ("mine", False), "neither is removed"
+    assert _meters(cloud, "mine")[0][4] is not None, "the run is closed"
     assert "1 nodes save logs and models to mine and end (up to 0 s)" in told
 
 

@@ -7,6 +7,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from bootstrap import kit
 from bootstrap.node.aws import Aws, credentials_of
 from bootstrap.node.context import Context
 from bootstrap.node.imds import Metadata
@@ -85,6 +86,14 @@ def context(plan: NodePlan, tmp_path: Path, imds: MetadataServer, s3: Any, moto_
     layout = Layout(tmp_path / "root")
     layout.logs.mkdir(parents=True)
     return Context(plan, layout, Aws("us-east-1", lambda: credentials_of(metadata, {}), moto_endpoint), metadata)
+
+
+def put_kit(client: Any, built: kit.Kit) -> str:
+    """Bring a kit to the bucket; its prefix there, as a plan names it."""
+    stored = kit.objects(built.directory, "kit/quick-otter")
+    for key, path in stored:
+        client.upload_file(str(path), BUCKET, key)
+    return stored[-1][0].removesuffix("/manifest.json")
 
 
 def keys(client: Any) -> list[str]:

@@ -28,7 +28,7 @@ from bootstrap.node.activity import ask_page
 from bootstrap.node.layout import Layout
 from bootstrap.node.plan import NodeHardware, NodePlan
 from bootstrap.node.user_data import render
-from tests.bootstrap.node.conftest import BUCKET, keys
+from tests.bootstrap.node.conftest import BUCKET, keys, put_kit
 from tests.bootstrap.node.stand_ins import Programs, processes_of
 from tests.fixtures.cloud_init import cloud_init
 from tests.fixtures.metadata import MetadataServer
@@ -108,7 +108,6 @@ def cluster(
         patch.setattr(kit, "_fill", lambda *_: None)  # no packages: COS_PYTHON has them
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         ours = kit.build(tmp_path_factory.mktemp("kit"), python=here, machine=os.uname().machine)
-    kit.upload(ours, BUCKET, s3_client)
     secrets_manager = boto3.client("secretsmanager", endpoint_url=moto_endpoint, region_name="us-east-1")
     secrets_manager.create_secret(Name=SECRET)
     plan = NodePlan(
@@ -117,7 +116,7 @@ def cluster(
         group="master",
         region="us-east-1",
         bucket=BUCKET,
-        kit=ours.prefix,
+        kit=put_kit(s3_client, ours),
         ttl_minutes=60,
         idle_minutes=30,
         master_host=None,

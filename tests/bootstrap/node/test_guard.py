@@ -16,7 +16,7 @@ from bootstrap.node import guard as guards
 from bootstrap.node.aws import Aws
 from bootstrap.node.context import Context
 from bootstrap.node.guard import Guard, parse_deadline
-from bootstrap.node.idle import KEY, Idleness
+from bootstrap.node.idle import Idleness, key
 from bootstrap.node.imds import Credentials, Metadata
 from tests.bootstrap.node.conftest import BUCKET, keys
 from tests.bootstrap.node.stand_ins import Programs
@@ -93,13 +93,14 @@ def test_the_end_saves_and_shuts_down(context: Context, imds: MetadataServer, pr
     assert guard(context).tick()
     assert programs.calls("shutdown")[-1] == "-P now"
     assert "its deadline" in programs.calls("wall")[-1]
+    place = "jobs/quick-otter/i-0123456789abcdef0/lenet-1"
     assert set(keys(s3)) == {
-        "jobs/lenet-1/log",
-        "jobs/lenet-1/work/lenet_iter_200.solverstate",
-        "jobs/lenet-1/work/lenet_iter_200.caffemodel",
+        f"{place}/log",
+        f"{place}/work/lenet_iter_200.solverstate",
+        f"{place}/work/lenet_iter_200.caffemodel",
         "nodes/i-0123456789abcdef0/logs/boot.log",
     }
-    assert s3.get_object(Bucket=BUCKET, Key="jobs/lenet-1/log")["Body"].read() == b"iteration 100"
+    assert s3.get_object(Bucket=BUCKET, Key=f"{place}/log")["Body"].read() == b"iteration 100"
 
 
 def test_saving_begins_before_the_deadline(context: Context, imds: MetadataServer, programs: Programs) -> None:
@@ -286,7 +287,7 @@ def test_a_master_that_is_gone_keeps_no_worker(
     context: Context, monkeypatch: pytest.MonkeyPatch, s3: Any, word: str | None
 ) -> None:
     if word is not None:
-        s3.put_object(Bucket=BUCKET, Key=KEY, Body=word.encode())
+        s3.put_object(Bucket=BUCKET, Key=key(context), Body=word.encode())
     clock = Clock()
     hearing = Idleness(worker(context), 0.0, clock)
     clock.ahead = 100
@@ -311,6 +312,6 @@ def test_a_deadline_needs_its_zone(text: str) -> None:
 def test_the_master_writes_its_word(context: Context, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "ssh_sessions", lambda: 1)
     Idleness(context._replace(plan=replace(context.plan, idle_minutes=1))).seconds_left()
-    word = json.loads(s3.get_object(Bucket=BUCKET, Key=KEY)["Body"].read())
+    word = json.loads(s3.get_object(Bucket=BUCKET, Key=key(context))["Body"].read())
     assert word["busy"] is True
     assert abs(word["at"] - time.time()) < 60

@@ -19,7 +19,7 @@ from bootstrap.errors import LaunchError
 from bootstrap.node import install, seed
 from bootstrap.node.context import Context
 from bootstrap.node.seed import SeedError
-from tests.bootstrap.node.conftest import BUCKET, keys
+from tests.bootstrap.node.conftest import BUCKET, put_kit
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYPROJECT = """
@@ -107,8 +107,7 @@ def built(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> kit.Kit:
 @pytest.fixture
 def fetched(built: kit.Kit, context: Context, s3: Any) -> Context:
     """A node whose kit lies in the bucket."""
-    kit.upload(built, BUCKET, s3)
-    return context._replace(plan=replace(context.plan, kit=built.prefix))
+    return context._replace(plan=replace(context.plan, kit=put_kit(s3, built)))
 
 
 def test_the_manifest_names_each_file_and_is_named_itself(built: kit.Kit) -> None:
@@ -119,41 +118,36 @@ def test_the_manifest_names_each_file_and_is_named_itself(built: kit.Kit) -> Non
         "wheelhouse/pyspark",
         "requirements.lock",
     ]
-    listed = kit.objects(built.directory)
-    assert listed[-1] == (f"{built.prefix}/manifest.json", built.manifest)
+    listed = kit.objects(built.directory, "kit/dev")
+    assert listed[-1] == (f"kit/dev/{built.checksum}/manifest.json", built.manifest)
     for file in files:
         content = (built.directory / file["name"]).read_bytes()
         assert file["sha512"] == hashlib.sha512(content).hexdigest()
-        assert (f"kit/blobs/{hashlib.sha256(content).hexdigest()}", built.directory / file["name"]) in listed
-    assert built.prefix == f"kit/{hashlib.sha256(built.manifest.read_bytes()).hexdigest()}"
+        assert (f"kit/dev/blobs/{hashlib.sha256(content).hexdigest()}", built.directory / file["name"]) in listed
+    assert built.checksum == hashlib.sha256(built.manifest.read_bytes()).hexdigest()
 
 
 @pytest.mark.usefixtures("offline")
 def test_it_is_the_same_kit_again_and_only_ours_changes(
-    built: kit.Kit, shop: Path, tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+    built: kit.Kit, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(shop / "cos", tmp_path / "cos")
     shutil.copytree(built.directory, tmp_path / "kit")
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")  # nothing is fetched again
-    assert build(tmp_path, tmp_path / "kit").prefix == built.prefix
-    seen: list[tuple[int, int]] = []
-    total = sum(file["size"] for file in json.loads(built.manifest.read_text())["files"])
-    assert kit.upload(built, BUCKET, s3, lambda sent, of: seen.append((sent, of))) == total
-    assert seen[-1] == (total, total)
-    assert kit.upload(built, BUCKET, s3) == 0
+    assert build(tmp_path, tmp_path / "kit").checksum == built.checksum
+    before = kit.objects(built.directory, "kit/dev")
     (tmp_path / "cos/bootstrap/__init__.py").write_text("NAME = 'changed'\n")
     changed = build(tmp_path, tmp_path / "kit")
-    assert changed.prefix != built.prefix
-    assert 0 < kit.upload(changed, BUCKET, s3) < 20_000
-    assert f"{changed.prefix}/manifest.json" in keys(s3)
+    assert changed.checksum != built.checksum
+    new = dict(kit.objects(changed.directory, "kit/dev")).keys() - dict(before)
+    assert len(new) == 3, "our wheel, the lock that has its checksum, and the manifest"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_a_node_fetches_and_installs_it_offline(shop: Path, tmp_path: Path, context: Context, s3: Any) -> None:
     with_uv = build(shop, tmp_path / "kit", "node")
-    kit.upload(with_uv, BUCKET, s3)
-    plan, layout, aws, _ = context._replace(plan=replace(context.plan, kit=with_uv.prefix))
+    plan, layout, aws, _ = context._replace(plan=replace(context.plan, kit=put_kit(s3, with_uv)))
     manifest = seed.fetch_manifest(plan, aws, layout.kit, 5)
     seed.fetch_files(plan, manifest.files, aws, layout.kit)
     python = install.python_of(manifest, layout)
@@ -170,7 +164,7 @@ def test_a_damaged_object_is_refused(fetched: Context, s3: Any) -> None:
     plan, layout, aws, _ = fetched
     manifest = seed.fetch_manifest(plan, aws, layout.kit, 5)
     greeting = next(file for file in manifest.files if "greeting" in file.name)
-    s3.put_object(Bucket=BUCKET, Key=f"kit/blobs/{greeting.sha256}", Body=b"another")
+    s3.put_object(Bucket=BUCKET, Key=seed.blob_key(plan.kit, greeting.sha256), Body=b"another")
     with pytest.raises(SeedError, match=r"greeting-1.0-.*SHA-512"):
         seed.fetch_files(plan, manifest.files, aws, layout.kit)
     assert not (layout.kit / greeting.name).exists()

@@ -159,7 +159,7 @@ def test_executors_logs_and_events_are_saved(context: Context, s3: Any) -> None:
     (events / "events_1").write_text("{}")
     assert save.save(context, 30.0) == 0
     instance = "i-0123456789abcdef0"
-    assert keys(s3) == ["events/eventlog_v2_app-1/events_1", f"nodes/{instance}/executors/app-1/0/stderr"]
+    assert keys(s3) == ["events/quick-otter/eventlog_v2_app-1/events_1", f"nodes/{instance}/executors/app-1/0/stderr"]
     assert all(key.startswith(ending()) for key in keys(s3))
 
 
@@ -171,7 +171,8 @@ def test_models_are_saved_and_nothing_outside_of_the_job(context: Context, tmp_p
     results = [{"path": str(job / "work/lenet.caffemodel")}, {"path": str(tmp_path / "elsewhere")}]
     (job / "job.json").write_text(json.dumps({"results": results}))
     assert save.save(context, 30.0) == 0
-    assert keys(s3) == ["jobs/1/job.json", "jobs/1/work/lenet.caffemodel"]
+    place = "jobs/quick-otter/i-0123456789abcdef0/1"
+    assert keys(s3) == [f"{place}/job.json", f"{place}/work/lenet.caffemodel"]
     assert not any(key.startswith(ending()) for key in keys(s3))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bootstrap import teardown
-from bootstrap.node import sent
+from bootstrap.node import idle, sent
 from bootstrap.node.context import Context
 from bootstrap.node.layout import Layout
 from tests.bootstrap.node.conftest import BUCKET, keys
@@ -110,9 +110,10 @@ def test_nothing_lands_outside_of_its_place(master: Context, worker: Context, s3
     assert not worker.layout.files.exists()
 
 
-def test_teardown_knows_where_it_is() -> None:
+def test_teardown_knows_where_it_is(master: Context) -> None:
     """It is one file that knows none of ours."""
     assert teardown.SENT_PREFIX == sent.PREFIX
+    assert teardown.activity_key(master.plan.cluster) == idle.key(master)
 
 
 def test_no_job_no_wait(worker: Context) -> None:

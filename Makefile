@@ -16,7 +16,7 @@ WITH_JAVA := JAVA_HOME="$$($(BIN)/python -m bootstrap.java)" && export JAVA_HOME
 WITH_QUICK_JAVA := $(WITH_JAVA) JAVA_HOME="$$($(BIN)/python -m tests.fixtures.quick_java)" &&
 
 .DEFAULT_GOAL := help
-.PHONY: help venv java pulumi plan demo test test-long test-long-infra test-long-others lab lab-shell bench lint proto-check format proto lock clean
+.PHONY: help venv java pulumi plan demo test test-long test-long-infra test-long-bootstrap test-long-others lab lab-shell bench lint proto-check format proto lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,14 +66,17 @@ demo: venv ## train, test and read features of a small net on a local Spark
 test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
 	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "not long and not lab" $(PYTEST_ARGS) $(TESTS)
 
-test-long: test-long-infra test-long-others ## run the tests that take more than half a minute each (sooner by `make -j2`)
+# Pulumi's engine, its provider and the program wait for one another: they leave a core to what runs beside.
+test-long: test-long-infra test-long-bootstrap test-long-others ## run the tests that take more than half a minute each (sooner by `make -j2`)
 
-# Pulumi's engine, its provider and the program wait for one another: they leave a core to Spark.
 test-long-infra: venv ## run those of the infrastructure
 	@$(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/infra
 
+test-long-bootstrap: venv ## run those of the launcher
+	@$(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/bootstrap
+
 test-long-others: venv ## run the others
-	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) --ignore tests/infra tests
+	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) --ignore tests/infra --ignore tests/bootstrap tests
 
 lab: venv pulumi ## run the tests of whole clusters: AWS made of network namespaces (needs root)
 	@$(WITH_JAVA) $(BIN)/python -m pytest -m lab $(PYTEST_ARGS) $(TESTS)

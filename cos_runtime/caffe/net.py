@@ -96,7 +96,8 @@ class Net(nn.Module):
         self.param = param
         self._names = distinct_names(param.layer)
         unused: dict[str, None] = {}
-        steps = [Step.of(self._add(each, dict(input_shapes or {}), unused)) for each in param.layer]
+        layers = [self._add(each, dict(input_shapes or {}), unused) for each in param.layer]
+        steps = [Step.of(layer, force_backward=param.force_backward) for layer in layers]
         self.outputs = sorted(unused)
         self._freeze_what_no_loss_needs(steps)
         self._steps = plan(steps, self.outputs)
@@ -198,12 +199,20 @@ class Net(nn.Module):
         if not self.losses:
             return
         needed = set(self.losses)
+        read: set[str] = set()
         kept: set[int] = set()
         for step in reversed(steps):
             if not needed.isdisjoint(step.tops):
+                if step.layer.is_loss and not step.layer.param.loss_weight and not read.isdisjoint(step.tops):
+                    # Caffe splits a blob for a loss_weight that is given alone: the reader writes its gradient over it.
+                    step.layer.refuse(
+                        f'its top "{step.tops[0]}" is read by another layer on the way to a loss: give it a loss_weight'
+                    )
                 kept.update(map(id, step.layer.blobs.owned))
-                needed.difference_update(step.tops)  # before an in-place layer its name is another blob's
-                needed.update(name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut)
+                bottoms = {name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut}
+                for names in (needed, read):
+                    names.difference_update(step.tops)  # before an in-place layer its name is another blob's
+                    names.update(bottoms)
         for blob in self.parameters():
             if id(blob) not in kept:
                 blob.requires_grad_(False)

@@ -44,10 +44,13 @@ class Step:
     spent: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layer: Layer) -> Step:
-        """The step of a layer as the prototxt connects it."""
+    def of(cls, layer: Layer, *, force_backward: bool = False) -> Step:
+        """The step of a layer as the prototxt connects it; ``force_backward`` is the net's."""
         param = layer.param
-        detached = tuple(not keep for keep in param.propagate_down)
+        detached = tuple(
+            not keep and not (force_backward and index != layer.label_bottom)
+            for index, keep in enumerate(param.propagate_down)
+        )
         return cls(layer, tuple(param.bottom), tuple(param.top), detached, layer)
 
 

@@ -89,7 +89,9 @@ class Trainer:
         state = job.solver.train_state
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
         self.records = self.ranks_since = 0
-        self.solver = self._begin(go)
+        *models, state_file = go.blobs
+        files = dict(zip(go.facts["models"], models, strict=True))
+        self.solver = self._begin(files, state_file, go.facts["state"])
         self.exchange = Exchange(job.address, job.timeout) if job.local_steps and not world.is_alone else None
         self._averaged_at, self._wished = self.solver.iteration, set[Wish]()
         self.module = self._wrap(LossModule(self.net, self.wishes, job.numerics))
@@ -100,7 +102,9 @@ class Trainer:
             *validations, batches = split(batches, len(job.validations) + 1)
             first = job.passes_before(self.solver.iteration)
             spools = [Spool(each, local_folder()) for each in validations]
-            self.validators = [Validator(job, i, spool, self.net, world, first=first) for i, spool in enumerate(spools)]
+            self.validators = [
+                Validator(job, i, spool, self.net, world, files=files, first=first) for i, spool in enumerate(spools)
+            ]
         rows = rebatch(
             self._records_from(Spool(batches, local_folder(), [job.seed, world.rank] if job.shuffle else None)),
             itertools.repeat(job.source.batch_size),
@@ -109,11 +113,10 @@ class Trainer:
         decoder = Tolerant(job.source, job.corrupt_share, self._tell_skipped)
         self.feed = Feed(rows, decoder, [job.seed, world.rank, 0], first=fed, timeout=job.timeout)
 
-    def _begin(self, go: Message) -> Solver:
+    def _begin(self, files: dict[str, bytes], state: bytes, state_path: str) -> Solver:
         """The solver at its first iteration; rank 0 has the files, the others take its tensors."""
-        *models, state = go.blobs
-        for path, model in zip(go.facts["models"], models, strict=True):
-            self.net.copy_weights(weights.parse(model, path), path)
+        for path, content in files.items():
+            self.net.copy_weights(weights.parse(content, path), path)
         self.job.numerics.prepare(self.net, self.world.device)
         solver = Solver(self.job.solver, self.net)
         rows: list[np.ndarray] = []
@@ -121,7 +124,7 @@ class Trainer:
         self.loss_scale = LossScale(self.job.numerics, self.world.device, solver)
         scale = self.loss_scale.state or (1.0, 0)
         if state:
-            found = solverstate.parse(state, go.facts["state"])
+            found = solverstate.parse(state, state_path)
             solver.restore(found)
             # Caffe keeps no position in the data: a run that resumes its state begins at the first record.
             self.records = found.records or 0
@@ -139,7 +142,8 @@ class Trainer:
         value, stale, factor, good = judged.tolist()
         self.loss_scale.restore(factor, int(good))
         self.best = Best(self.job.aim, None if math.isnan(value) else value, int(stale))
-        solver.iteration, solver.current_step, self.records, self.ranks_since, has_rows = shared.tolist()
+        iteration, current_step, self.records, self.ranks_since, has_rows = shared.tolist()
+        solver.go_on_from(iteration, current_step)
         self._rank_blobs = self._shared_rows(rows) if has_rows else None
         return solver
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
+from cos_runtime.caffe import weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST
 from cos_runtime.engine.by_record import ByRecord
@@ -20,20 +21,32 @@ class Validator:
     """Runs ``test_iter`` batches a pass, going on in the records where the last pass ended, as Caffe does.
 
     Record ``p`` of the validation set is rank ``p % ranks``'s, so a pass is over the same records whatever the number
-    of ranks. The TEST net shares the TRAIN net's parameters.
+    of ranks. The TEST net shares the TRAIN net's parameters; those of layers that it alone has are the weights files'.
 
     Args:
         number: which of the solver's TEST nets.
         spool: the rank's share of its records, which is read here.
         net: the TRAIN net.
+        files: contents of the weights files by their paths; rank 0 alone has them.
         first: number of the first pass: how many an earlier run has made that this one goes on from.
     """
 
-    def __init__(self, job: TrainJob, number: int, spool: Spool, net: Net, world: World, *, first: int = 0) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        number: int,
+        spool: Spool,
+        net: Net,
+        world: World,
+        *,
+        files: Mapping[str, bytes],
+        first: int = 0,
+    ) -> None:
         source, state = job.validations[number], job.test_states[number]
         test_net = Net(job.net, TEST, job.test_shapes[number], level=state.level, stages=state.stage)
         self.net = test_net.to(world.device)
         self.net.share_weights(net)
+        _begin_own_weights(self.net, net, world, files)
         self._by_record = ByRecord(self.net, source.batch_size)
         self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
@@ -76,3 +89,15 @@ class Validator:
         totals = self._world.sum(torch.cat(list(sums.values()))).cpu() / self._records
         parts = torch.split(totals, [len(part) for part in sums.values()])
         return {name: part.tolist() for name, part in zip(sums, parts, strict=True)}
+
+
+def _begin_own_weights(test_net: Net, net: Net, world: World, files: Mapping[str, bytes]) -> None:
+    """Have each rank's TEST net begin alike where it shares nothing: by rank 0's files, or its fillers."""
+    shared = {id(parameter) for parameter in net.parameters()}
+    own = [parameter.detach() for parameter in test_net.parameters() if id(parameter) not in shared]
+    if own:
+        theirs = {name for name, _ in net.named_layers()}
+        for path, content in files.items():
+            found = weights.parse(content, path)
+            test_net.copy_weights({name: blobs for name, blobs in found.items() if name not in theirs}, path)
+        world.copy_from_first(own)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cos_runtime.caffe.layers.activation import Elementwise
 from cos_runtime.caffe.layers.base import ANY, Layer, Shape, register
-from cos_runtime.caffe.layers.gradients import with_factor
+from cos_runtime.caffe.layers.gradients import with_gradient
 from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter, ExpParameter, LogParameter, ReductionParameter
 
 
@@ -30,7 +30,8 @@ class AbsVal(Elementwise):
 class Power(Elementwise):
     """top = (shift + scale * x) ^ power.
 
-    In place, the gradient is taken as if the bottom had been the top.
+    In place, Caffe writes its derivative over the gradient from above, multiplies the two, and so squares it; and it
+    takes the derivative at the top's values, which are in the bottom.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,10 +39,10 @@ class Power(Elementwise):
         if param.power * param.scale == 0:
             # Caffe fills in the constant, and so has no gradient and no NaN of x.
             return torch.full_like(x, param.shift).pow(param.power)
-        if param.power == 1 or not self.is_in_place:
+        if not self.is_in_place:
             return self._power(x)
         top = self._power(x.detach())
-        return with_factor(x, top, self._in_place_factor(top))
+        return with_gradient(x, top, self._in_place_factor(top).square())
 
     def _power(self, x: Tensor) -> Tensor:
         param = self.param.power_param
@@ -52,6 +53,8 @@ class Power(Elementwise):
     def _in_place_factor(self, top: Tensor) -> Tensor:
         """power * scale * top / (shift + scale * bottom), in the forms in which Caffe computes it."""
         param = self.param.power_param
+        if param.power == 1:
+            return torch.full_like(top, param.scale)
         if param.power == 2:
             return (top * param.scale + param.shift) * (2 * param.scale)
         if param.shift == 0:
@@ -86,7 +89,7 @@ class Exp(Elementwise):
 class Log(Elementwise):
     """top = log(shift + scale * x) to the base, e where it is -1.
 
-    In place, the gradient is that of the top's values in the bottom.
+    In place, the gradient is as Power's.
     """
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -101,7 +104,7 @@ class Log(Elementwise):
         if not self.is_in_place:
             return (x * param.scale + param.shift).log() * self.outer
         top = (x.detach() * param.scale + param.shift).log() * self.outer
-        return with_factor(x, top, param.scale * self.outer / (top * param.scale + param.shift))
+        return with_gradient(x, top, (param.scale * self.outer / (top * param.scale + param.shift)).square())
 
 
 @register("Eltwise")

@@ -83,6 +83,9 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     """Whether the first top is a loss, of weight 1 where no ``loss_weight`` is given."""
 
+    label_bottom: ClassVar[int | None] = None
+    """The number of the bottom to which ``force_backward`` asks for no gradient."""
+
     overwrites: ClassVar[bool] = False
     """Whether ``forward`` minds :attr:`may_overwrite`."""
 

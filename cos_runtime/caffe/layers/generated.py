@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 @register("Parameter")
 class Parameter(Layer):
-    """top = a parameter blob of the shape in ``parameter_param``, zeros at first."""
+    """top = a parameter blob of the shape in ``parameter_param``, zeros at first.
+
+    Its gradient is that of the last pass: top and blob share it in Caffe, so that none adds to the one before.
+    """
 
     n_bottoms = (0, 0)
 
@@ -28,8 +31,15 @@ class Parameter(Layer):
         return [shape]
 
     def forward(self) -> Tensor:
-        top: Tensor = self.blobs[0]
+        top: Tensor = self.blobs[0].view(self.blobs[0].shape)
+        if top.requires_grad:
+            top.register_hook(self._forget_last_pass)  # type: ignore[no-untyped-call]
         return top
+
+    def _forget_last_pass(self, _: Tensor) -> None:
+        gradient = self.blobs.owned[0].grad
+        if gradient is not None:
+            gradient.zero_()
 
 
 @register("DummyData")

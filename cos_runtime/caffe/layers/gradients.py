@@ -27,6 +27,22 @@ def with_factor(x: Tensor, value: Tensor, factor: Tensor) -> Tensor:
     return with_gradient_of(x * factor.detach(), value)
 
 
+class _GradientIs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, None, None]:
+        return ctx.saved_tensors[0], None, None
+
+
+def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """``value``, whose gradient for ``x`` is ``gradient``, whatever comes from above."""
+    return cast(Tensor, _GradientIs.apply(x, value, gradient.detach()))
+
+
 def root_plus(square: Tensor, epsilon: float) -> Tensor:
     """sqrt(square) + epsilon with the gradient 1 / (2 * (sqrt(square) + epsilon)), which is finite at zero."""
     root = square.detach().sqrt() + epsilon

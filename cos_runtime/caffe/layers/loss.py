@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Loss(Layer):
 
     n_bottoms = (2, 2)
     is_loss = True
+    label_bottom: ClassVar[int | None] = 1
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not bottoms[0] or bottoms[0][:1] != bottoms[1][:1]:
@@ -68,6 +70,8 @@ class Normalization:
 class EuclideanLoss(Loss):
     """top = sum of (first - second)^2 / (2 * items); both bottoms have a gradient."""
 
+    label_bottom = None
+
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.need_one_size(*bottoms)
         return super().setup(bottoms)
@@ -85,6 +89,7 @@ class ContrastiveLoss(Loss):
     """
 
     n_bottoms = (3, 3)
+    label_bottom = 2
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().setup(bottoms)

@@ -47,9 +47,9 @@ class _Place:
     size: tuple[int, int]
 
 
-def _round(value: float) -> int:
+def _round(value: np.floating) -> int:
     """To the nearest whole number, halves away from zero: C's round."""
-    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+    return int(math.copysign(math.floor(abs(float(value)) + 0.5), value))
 
 
 @register("WindowData")
@@ -175,16 +175,17 @@ class WindowData(Layer):
         param = self.param.window_data_param
         if not param.context_pad and param.crop_mode != "square":
             return _Place((window.x1, window.y1), (window.x2, window.y2), (0, 0), (self.crop, self.crop))
-        halves = [(window.x2 - window.x1 + 1) / 2, (window.y2 - window.y1 + 1) / 2]
+        # In float32, as Caffe: a rounding may fall to another pixel.
+        halves = [np.float32(window.x2 - window.x1 + 1) / 2, np.float32(window.y2 - window.y1 + 1) / 2]
         centres = window.x1 + halves[0], window.y1 + halves[1]
         halves = [max(halves)] * 2 if param.crop_mode == "square" else halves
-        context = self.crop / (self.crop - 2 * param.context_pad)
+        context = np.float32(self.crop) / np.float32(self.crop - 2 * param.context_pad)
         axes = []
         for centre, half, limit, mirrored in zip(centres, halves, (width, height), (is_mirrored, False), strict=True):
             start, end = _round(centre - half * context), _round(centre + half * context)
             before, after = max(0, -start), max(0, end - limit + 1)
             # One that is turned round may be empty: the caller refuses it.
-            scale = self.crop / max(end - start + 1, 1)
+            scale = np.float32(self.crop) / np.float32(max(end - start + 1, 1))
             pad = _round((after if mirrored else before) * scale)
             size = min(_round((end - after - start - before + 1) * scale), self.crop - pad)
             axes.append((start + before, end - after, pad, size))

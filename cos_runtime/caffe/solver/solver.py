@@ -25,7 +25,7 @@ class Solver:
 
     Args:
         param: the solver; its net and its schedule of tests and snapshots are the caller's business.
-        net: the net to train; its blobs of ``lr_mult`` 0 stay as they are.
+        net: the net to train; its blobs of ``lr_mult`` 0 stay as they are, but for what a restored momentum does.
 
     Attributes:
         type: name of the update rule.
@@ -60,9 +60,14 @@ class Solver:
                 blob.parameter, [self.history[count * kind + index] for kind in kinds], blob.lr_mult, blob.decay_mult
             )
             for index, blob in enumerate(self._learnable)
-            # In Caffe each has the update made, and multiplied by a rate of 0.
-            if blob.lr_mult or (self._rule.keeps_history_at_rate_0 and self._param.weight_decay * blob.decay_mult)
+            if blob.lr_mult or self._has_update_at_rate_0(blob, self.history[index])
         }
+
+    def _has_update_at_rate_0(self, blob: LearnableBlob, history: Tensor) -> bool:
+        """Whether weight decay makes a history of it, or a history, restored from when it was trained, moves it."""
+        if self._rule.keeps_history_at_rate_0:
+            return bool(self._param.weight_decay * blob.decay_mult)
+        return bool(history.any())
 
     @property
     def rate(self) -> float:
@@ -112,7 +117,7 @@ class Solver:
                 torch._foreach_mul_(gradients, 1 / self._param.iter_size)
             self._regularize(block)
             update = self._rule.update(gradients, block.histories, rate * block.lr_mult, self.iteration)
-            if block.lr_mult:
+            if block.lr_mult or not self._rule.keeps_history_at_rate_0:
                 torch._foreach_sub_(block.parameters, update)
             torch._foreach_zero_(gradients)
 
@@ -158,7 +163,12 @@ class Solver:
             self._check_history(f"history blob {index} in {origin}", given, self._learnable[blob], kind)
         for own, given in zip(self.history, state.history, strict=True):
             own.copy_(torch.from_numpy(given).reshape(own.shape))
-        self.iteration, self.current_step = state.iteration, state.current_step
+        self.go_on_from(state.iteration, state.current_step)
+
+    def go_on_from(self, iteration: int, current_step: int) -> None:
+        """Go on from an iteration, with the histories that are in place now."""
+        self.iteration, self.current_step = iteration, current_step
+        self._blobs = self._updated()
 
     def _check_history(self, what: str, given: np.ndarray, blob: LearnableBlob, kind: int) -> None:
         own = tuple(blob.parameter.shape)

@@ -131,10 +131,6 @@ def test_gradient_at_the_kinks(text: str, gradient: list[float]) -> None:
         ('type: "ReLU" relu_param { negative_slope: -0.5 }', [1, 1, 1]),
         ('type: "Clip" clip_param { min: 0 max: 1 }', [1, 1, 1]),
         ('type: "BNLL"', [0.5777, 0.7259, 0.8935]),
-        ('type: "Power" power_param { power: 2 }', [2, 0.5, 8]),
-        ('type: "Power" power_param { power: 3 scale: 2 }', [3, 3, 3]),
-        ('type: "Power" power_param { power: 3 shift: 2 }', [3 / 3, 3 * 15.625 / 17.625, 3 * 64 / 66]),
-        ('type: "Log" log_param { shift: 2 }', [0.5, 0.3430, 0.2953]),
     ],
 )
 def test_in_place_the_gradient_is_taken_of_what_is_left(text: str, gradient: list[float]) -> None:
@@ -143,6 +139,27 @@ def test_in_place_the_gradient_is_taken_of_what_is_left(text: str, gradient: lis
     layer = build(f'{text} bottom: "a" top: "a"', (3,))
     assert torch.equal(layer(x), build(text, (3,))(x))
     assert gradients(layer, x)[0] == pytest.approx(gradient, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "factor"),
+    [
+        ('type: "Power" power_param { scale: 2 }', [2, 2, 2]),
+        ('type: "Power" power_param { power: 2 }', [2, 0.5, 8]),
+        ('type: "Power" power_param { power: 3 scale: 2 }', [3, 3, 3]),
+        ('type: "Power" power_param { power: 3 shift: 2 }', [3 / 3, 3 * 15.625 / 17.625, 3 * 64 / 66]),
+        ('type: "Log" log_param { shift: 2 }', [0.5, 0.3430, 0.2953]),
+    ],
+)
+def test_in_place_what_is_left_is_written_over_the_gradient_from_above(text: str, factor: list[float]) -> None:
+    """Caffe multiplies both afterwards, where they are one."""
+    x = torch.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+    layer = build(f'{text} bottom: "a" top: "a"', (3,))
+    top = layer(x)
+    assert torch.equal(top, build(text, (3,))(x))
+    top.backward(torch.tensor([10.0, 1, -2]))
+    assert x.grad is not None
+    assert x.grad.tolist() == pytest.approx([each**2 for each in factor], abs=1e-4)
 
 
 def gradients_or_none(layer: Layer, *inputs: Tensor) -> list[list[float]]:

@@ -283,6 +283,47 @@ def test_propagate_down_cuts_the_gradient() -> None:
     assert {blob.layer for blob in built.learnable if blob.parameter.requires_grad} == {"ip"}, "ranks would wait for it"
 
 
+def test_force_backward_counts_for_more_than_propagate_down() -> None:
+    text = "force_backward: true " + source("x 4 3", "y 4") + ip("below", "x", 3)
+    built = net(text + ip("ip", "below", 2, "propagate_down: false") + LOSS)
+    built.loss(built(BATCH)).backward()
+    assert all(blob.parameter.grad is not None for blob in built.learnable)
+    cut = 'propagate_down: {} propagate_down: false top: "loss"'
+    one = {"x": torch.ones(1, 1), "y": torch.full((1, 1), 3.0)}
+    for kind, labels in (("EuclideanLoss", {"a", "b"}), ("SigmoidCrossEntropyLoss", {"a"})):
+        loss = f'layer {{ name: "loss" type: "{kind}" bottom: "a" bottom: "b" {cut.format("false")} }}'
+        forced = net("force_backward: true " + source("x 1 1", "y 1 1") + ip("a", "x", 1) + ip("b", "y", 1) + loss)
+        forced.loss(forced(one)).backward()
+        assert {blob.layer for blob in forced.learnable if blob.parameter.grad is not None} == labels, kind
+
+
+POWER = 'layer {{ name: "p" type: "Power" bottom: "loss" top: "{}" power_param {{ scale: 3 }} {} }}'
+
+
+def test_a_loss_whose_top_is_read_on_the_way_to_another_needs_its_weight() -> None:
+    """In Caffe the reader would write over the weight that stands in the top's gradient."""
+    for reader in (POWER.format("p", "loss_weight: 1"), POWER.format("loss", "")):
+        with pytest.raises(UserError, match='layer "loss".*its top "loss" is read by another layer on the way to a lo'):
+            net(CLASSIFIER + reader)
+    assert net(CLASSIFIER + POWER.format("p", "")).losses == {"loss": 1}, "no way to a loss"
+    weighted = net(
+        CLASSIFIER.replace('top: "loss"', 'top: "loss" loss_weight: 2') + POWER.format("p", "loss_weight: 1")
+    )
+    blobs = weighted(BATCH)
+    torch.testing.assert_close(weighted.loss(blobs), 5 * blobs["loss"])
+
+
+def test_a_parameter_layer_has_the_gradient_of_the_last_pass_alone() -> None:
+    built = net(
+        source("y 1")
+        + 'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 1 } } }'
+        + 'layer { name: "loss" type: "EuclideanLoss" bottom: "w" bottom: "y" top: "loss" }'
+    )
+    for target in (1.0, 3.0):
+        built.loss(built({"y": torch.tensor([target])})).backward()
+    assert [blob.parameter.grad.tolist() for blob in built.learnable] == [[-3]]
+
+
 def test_layers_that_no_loss_needs_have_no_gradient() -> None:
     built = net(CLASSIFIER + ip("apart", "x", 5))
     assert {blob.layer: blob.parameter.requires_grad for blob in built.learnable} == {"ip": True, "apart": False}

@@ -394,6 +394,26 @@ def test_a_net_of_frozen_layers_alone_only_counts() -> None:
     assert solver.iteration == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "moved"),
+    [("SGD", [0.2, 0.3, 0.35]), ("Nesterov", [0.1, 0.15, 0.175]), ("Adam", [0, 0, 0])],
+)
+def test_what_was_frozen_since_the_snapshot_comes_to_rest_as_in_caffe(name: str, moved: list[float]) -> None:
+    trained = net()
+    solver = Solver(solver_param(f'type: "{name}" base_lr: 0.1 lr_policy: "fixed" momentum: 0.5'), trained)
+    state = solver.state()
+    frozen = next(index for index, blob in enumerate(trained.learnable) if blob.layer == "frozen")
+    state.history[frozen][:] = 0.4
+    solver.restore(state)
+    before = trained.learnable[frozen].parameter.detach().clone()
+    for expected in moved:
+        solver.step()
+        gone = before - trained.learnable[frozen].parameter.detach()
+        torch.testing.assert_close(gone, torch.full_like(gone, expected))
+    if name != "Adam":
+        assert solver.state().history[frozen] == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_goes_on_from_a_state_as_if_it_had_never_stopped(name: str) -> None:
     param = solver_param(f'type: "{name}" base_lr: 0.1 lr_policy: "multistep" gamma: 0.5 stepvalue: 2 stepvalue: 6')

@@ -160,6 +160,18 @@ def test_each_of_several_test_nets_has_its_own_records(spark, make_job: MakeJob)
     assert "Testing net (#1)" in Path(job.file("train.log")).read_text()
 
 
+def test_what_the_test_net_alone_has_is_of_the_weights_file(spark, make_job: MakeJob):
+    scale = 'layer { name: "cal" type: "Scale" bottom: "ip1" top: "ip1" include { phase: TEST } }'
+    job = make_job(max_iter=1, solver="test_iter: 5 test_interval: 1", extra=scale)
+    Path(job.solver).write_text(Path(job.solver).read_text().replace("base_lr: 0.1", "base_lr: 0"))
+    layer = LayerParameter(name="cal", type="Scale")
+    content = weights.serialize(NetParameter(layer=[layer]), {"cal": [np.zeros(12, np.float32)]}, SolverParameter.HDF5)
+    Path(job.file("cal.caffemodel.h5")).write_bytes(content)
+    conf = Config(spark, job.args("-train", "-clusterSize", "2", "-weights", job.file("cal.caffemodel.h5")))
+    frame = CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(conf, True), DataSource.getSource(conf, False))
+    assert [row.loss[0] for row in frame.collect()] == pytest.approx([np.log(4)] * 2, rel=1e-6)
+
+
 def _batch_losses(conf: Config, spark) -> list[float]:
     """The loss of each batch of ten of the test set."""
     conf.features = ["loss"]

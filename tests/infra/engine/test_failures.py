@@ -17,7 +17,7 @@ REMOVED = 5
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_failure_at_any_one_resource(engine: Engine, kit: Path, subtests: pytest.Subtests) -> None:
     cloud = engine.cloud()
     before = inventory(cloud)

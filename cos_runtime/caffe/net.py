@@ -190,7 +190,7 @@ class Net(nn.Module):
         blob = LearnableBlob(layer.param.name, index, own, lr_mult, spec.decay_mult)
         if spec.name:
             self._shared[spec.name] = blob
-        if lr_mult == 0:
+        if lr_mult == 0 and not (layer.differentiates_frozen or self.param.force_backward):
             own.requires_grad_(False)
         self.learnable.append(blob)
 
@@ -201,13 +201,16 @@ class Net(nn.Module):
         needed = set(self.losses)
         read: set[str] = set()
         kept: set[int] = set()
-        for step in reversed(steps):
+        learned = self._learned_bottoms(steps)
+        for number, step in enumerate(reversed(steps)):
             if not needed.isdisjoint(step.tops):
                 if step.layer.is_loss and not step.layer.param.loss_weight and not read.isdisjoint(step.tops):
                     # Caffe splits a blob for a loss_weight that is given alone: the reader writes its gradient over it.
                     step.layer.refuse(
                         f'its top "{step.tops[0]}" is read by another layer on the way to a loss: give it a loss_weight'
                     )
+                if self.phase == TRAIN:
+                    _refuse_gradients_of(step, learned[len(learned) - 1 - number])
                 kept.update(map(id, step.layer.blobs.owned))
                 bottoms = {name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut}
                 for names in (needed, read):
@@ -216,6 +219,19 @@ class Net(nn.Module):
         for blob in self.parameters():
             if id(blob) not in kept:
                 blob.requires_grad_(False)
+
+    def _learned_bottoms(self, steps: list[Step]) -> list[set[int]]:
+        """For each step the numbers of its bottoms that depend on what is learned."""
+        rates = {id(blob.parameter): blob.lr_mult for blob in self.learnable}
+        learned: dict[str, bool] = {}
+        found = []
+        for step in steps:
+            numbers = {number for number, name in enumerate(step.bottoms) if learned[name]}
+            found.append(numbers)
+            cut = {number for number, is_cut in enumerate(step.detached) if is_cut}
+            has_rate = any(rates.get(id(blob)) for blob in step.layer.blobs.owned)
+            learned.update(dict.fromkeys(step.tops, has_rate or bool(numbers - cut)))
+        return found
 
     def forward(self, inputs: Mapping[str, Tensor], wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """Run the net.
@@ -303,6 +319,17 @@ class Net(nn.Module):
         """Every layer with its name, in net order."""
         for name, module in zip(self._names, self.layers, strict=True):
             yield name, cast(Layer, module)
+
+
+def _refuse_gradients_of(step: Step, learned: Collection[int]) -> None:
+    """Refuse a step on the way to a loss that Caffe gives up when it is asked for these bottoms' gradients."""
+    for place in step.layer.without_gradient:
+        number = place % len(step.bottoms) if place < 0 else place
+        if number in learned and not (step.detached and step.detached[number]):
+            step.layer.refuse(
+                f'bottom "{step.bottoms[number]}" is learned, and gets no gradient here: '
+                "are its bottoms in the right order? If so, give propagate_down: false for this one"
+            )
 
 
 def distinct_names(layers: Iterable[HasName]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 from torch import Tensor
 
@@ -94,12 +95,13 @@ def _fused(steps: Sequence[Step]) -> Iterator[Step]:
         if not is_pair or after is None:
             yield step
             continue
-        yield replace(step, compute=partial(_normalized_and_scaled, step.layer, after.layer))
+        yield replace(step, compute=partial(_normalized_and_scaled, step.layer, cast(Scale, after.layer)))
         next(pairs)
 
 
-def _normalized_and_scaled(normalization: Layer, scale: Layer, x: Tensor) -> Tensor:
-    top: Tensor = normalization(x, *scale.blobs)
+def _normalized_and_scaled(normalization: Layer, scale: Scale, x: Tensor) -> Tensor:
+    _, *bias = scale.blobs
+    top: Tensor = normalization(x, scale.factor(x), *bias)
     return top
 
 

@@ -81,10 +81,17 @@ class PReLU(Elementwise):
 
 @register("ELU")
 class ELU(Elementwise):
-    """top = x for x > 0, else alpha * (exp(x) - 1)."""
+    """top = x for x > 0, else alpha * (exp(x) - 1).
+
+    In place, what counts for the gradient is whether the top is positive.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.elu(x, self.param.elu_param.alpha)
+        alpha = self.param.elu_param.alpha
+        if alpha < 0 and self.is_in_place:
+            top = functional.elu(x.detach(), alpha)
+            return with_factor(x, top, torch.where(top > 0, 1.0, top + alpha))
+        return functional.elu(x, alpha)
 
 
 @register("Sigmoid")
@@ -128,6 +135,8 @@ class BNLL(Elementwise):
 @register("Threshold")
 class Threshold(Elementwise):
     """top = 1 for x > threshold, else 0; it has no gradient."""
+
+    without_gradient = (0,)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x > self.param.threshold_param.threshold).to(x.dtype)

@@ -86,6 +86,11 @@ class Layer(nn.Module):
     label_bottom: ClassVar[int | None] = None
     """The number of the bottom to which ``force_backward`` asks for no gradient."""
 
+    without_gradient: ClassVar[tuple[int, ...]] = ()
+    """The numbers of bottoms, from the end where negative, whose gradient Caffe ends at when it is asked for."""
+    differentiates_frozen: ClassVar[bool] = False
+    """Whether Caffe computes the gradients of blobs of ``lr_mult`` 0 too."""
+
     overwrites: ClassVar[bool] = False
     """Whether ``forward`` minds :attr:`may_overwrite`."""
 

@@ -80,6 +80,7 @@ class InfogainLoss(_SoftmaxLoss):
     """
 
     n_bottoms = (2, 3)
+    without_gradient = (1, 2)
     matrix: Tensor
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cos_runtime.caffe.fillers import fill
 from cos_runtime.caffe.layers.base import ANY, Layer, Shape, register
+from cos_runtime.caffe.layers.gradients import of_last_pass
 from cos_runtime.caffe.schema.caffe_pb2 import FillerParameter
 from cos_runtime.errors import UserError
 
@@ -31,15 +32,7 @@ class Parameter(Layer):
         return [shape]
 
     def forward(self) -> Tensor:
-        top: Tensor = self.blobs[0].view(self.blobs[0].shape)
-        if top.requires_grad:
-            top.register_hook(self._forget_last_pass)  # type: ignore[no-untyped-call]
-        return top
-
-    def _forget_last_pass(self, _: Tensor) -> None:
-        gradient = self.blobs.owned[0].grad
-        if gradient is not None:
-            gradient.zero_()
+        return of_last_pass(self.blobs.owned[0], self.blobs[0])
 
 
 @register("DummyData")

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 
@@ -41,6 +41,19 @@ class _GradientIs(torch.autograd.Function):
 def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """``value``, whose gradient for ``x`` is ``gradient``, whatever comes from above."""
     return cast(Tensor, _GradientIs.apply(x, value, gradient.detach()))
+
+
+def of_last_pass(blob: nn.Parameter, view: Tensor) -> Tensor:
+    """A view of a parameter blob, by which a backward pass overwrites the gradient of the one before."""
+
+    def forget(_: Tensor) -> None:
+        if blob.grad is not None:
+            blob.grad.zero_()
+
+    view = view.view(view.shape)  # a hook on the blob itself would stay
+    if view.requires_grad:
+        view.register_hook(forget)  # type: ignore[no-untyped-call]
+    return view
 
 
 def root_plus(square: Tensor, epsilon: float) -> Tensor:

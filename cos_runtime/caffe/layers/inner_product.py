@@ -47,6 +47,8 @@ class Embed(Layer):
     Blobs: weight (input_dim, num_output); bias (num_output,).
     """
 
+    without_gradient = (0,)
+
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.embed_param
         if min(param.num_output, param.input_dim) < 1:

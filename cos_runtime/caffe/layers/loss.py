@@ -22,6 +22,7 @@ class Loss(Layer):
     n_bottoms = (2, 2)
     is_loss = True
     label_bottom: ClassVar[int | None] = 1
+    without_gradient: ClassVar[tuple[int, ...]] = (1,)
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not bottoms[0] or bottoms[0][:1] != bottoms[1][:1]:
@@ -71,6 +72,7 @@ class EuclideanLoss(Loss):
     """top = sum of (first - second)^2 / (2 * items); both bottoms have a gradient."""
 
     label_bottom = None
+    without_gradient = ()
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.need_one_size(*bottoms)
@@ -90,6 +92,7 @@ class ContrastiveLoss(Loss):
 
     n_bottoms = (3, 3)
     label_bottom = 2
+    without_gradient = ()
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         tops = super().setup(bottoms)
@@ -141,6 +144,8 @@ class SmoothL1Loss(Loss):
     """
 
     n_bottoms = (2, 4)
+    label_bottom = None
+    without_gradient = ()
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms) == 3:

@@ -22,6 +22,7 @@ class Accuracy(Layer):
 
     n_bottoms = (2, 2)
     n_tops = (1, 2)
+    without_gradient = (0, 1)
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.accuracy_param
@@ -62,9 +63,13 @@ class ArgMax(Layer):
     without an axis, places and values: (items, 2, top_k, 1...).
     """
 
+    without_gradient = (0,)
+
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.argmax_param
         bottom = bottoms[0]
+        if not bottom:
+            self.refuse("it takes a bottom of 1 axis or more, not a single value")
         self.axis = self.canonical_axis(param.axis, len(bottom)) if param.HasField("axis") else None
         size = math.prod(bottom[1:]) if self.axis is None else bottom[self.axis]
         self.top_k, self.with_values = param.top_k, param.out_max_val

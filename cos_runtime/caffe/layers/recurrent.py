@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cos_runtime.caffe.layers.base import Layer, Shape, register
+from cos_runtime.caffe.layers.gradients import with_factor
 
 State = tuple[Tensor, ...]
 
@@ -27,6 +28,8 @@ class _Recurrent(Layer):
 
     n_bottoms = (2, 5)
     n_tops = (1, 3)
+    without_gradient = (1,)
+    differentiates_frozen = True
     n_states: ClassVar[int]
     """How many blobs the state has; the first is the hidden one."""
     n_gates: ClassVar[int]
@@ -148,7 +151,10 @@ class LSTM(_Recurrent):
 def _lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> State:
     """Hidden state and cell after a step, from the cell before it and the sums of the four gates' inputs."""
     let_in, forget, let_out, candidate = gates.chunk(4, -1)
-    cell = cont * forget.sigmoid() * cell + let_in.sigmoid() * candidate.tanh()
+    kept = cont * forget.detach().sigmoid()
+    # Where cont is neither 0 nor 1, Caffe's gradient on the CPU is not the function's.
+    kept = with_factor(forget, kept, kept * (1 - kept))
+    cell = kept * cell + let_in.sigmoid() * candidate.tanh()
     return let_out.sigmoid() * cell.tanh(), cell
 
 
@@ -163,6 +169,7 @@ class LSTMUnit(Layer):
 
     n_bottoms = (3, 3)
     n_tops = (2, 2)
+    without_gradient = (2,)
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         cell, sums, cont = bottoms

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from cos_runtime.caffe.layers.base import Layer, Shape, register
+from cos_runtime.caffe.layers.gradients import of_last_pass
 from cos_runtime.caffe.schema.caffe_pb2 import BiasParameter, FillerParameter, ScaleParameter
 
 
@@ -35,7 +37,7 @@ class _Stretched(Layer):
 
     def stretched(self, operand: Tensor) -> Tensor:
         """The operand as a view that torch stretches over the first bottom."""
-        return operand.view(*operand.shape, *self.trailing)
+        return operand.view((*operand.shape, *self.trailing))
 
 
 @register("Bias")
@@ -59,7 +61,9 @@ class Bias(_Stretched):
 class Scale(_Stretched):
     """top = bottom * scale, plus bias with ``bias_term``, both stretched from ``axis`` over ``num_axes`` axes.
 
-    Blobs: scale (1 without a filler), unless it is the second bottom; bias, of the same shape.
+    Blobs: scale (1 without a filler), unless it is the second bottom; bias, of the same shape. Where the axes before
+    ``axis`` have one place, as those of a batch of one item, the gradient of the scale is that of the last pass alone,
+    for Caffe overwrites it.
     """
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
@@ -74,7 +78,14 @@ class Scale(_Stretched):
         return [bottoms[0]]
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        factor = self.stretched(self.blobs[0] if scale is None else scale)
+        factor = self.stretched(self.factor(x) if scale is None else scale)
         if not self.has_bias:
             return x * factor
         return torch.addcmul(self.stretched(self.blobs[len(self.blobs) - 1]), x, factor)
+
+    def factor(self, x: Tensor) -> Tensor:
+        """The scale that is a parameter blob, for a bottom."""
+        blob: Tensor = self.blobs[0]
+        is_one_sum = blob.numel() == 1 < x.numel()
+        is_overwritten = math.prod(x.shape[: self._axis]) == 1 and not is_one_sum
+        return of_last_pass(self.blobs.owned[0], blob) if is_overwritten else blob

@@ -208,6 +208,7 @@ class BatchReindex(Layer):
     """top[i] = first bottom[index[i]], with the index as the second bottom."""
 
     n_bottoms = (2, 2)
+    without_gradient = (1,)
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         self.refuse_in_place()
@@ -225,6 +226,7 @@ class Filter(Layer):
 
     n_bottoms = (2, ANY)
     n_tops = (1, ANY)
+    without_gradient = (-1,)
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         *items, selector = bottoms

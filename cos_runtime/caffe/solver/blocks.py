@@ -57,6 +57,11 @@ class Blob:
     decay_mult: float
 
     @property
+    def is_differentiated(self) -> bool:
+        """Whether it has a gradient, which one that is not updated may have too."""
+        return bool(self.lr_mult) or self.parameter.requires_grad
+
+    @property
     def gradient(self) -> Tensor:
         """Its gradient; of zeros, where no loss has given it one."""
         return torch.zeros_like(self.parameter) if self.parameter.grad is None else self.parameter.grad

@@ -32,7 +32,8 @@ class Solver:
         iteration: number of updates made.
         current_step: how many steps of the learning rate are done (policies "step" and "multistep").
         history: the rule's history blobs in Caffe's order: one for each learnable blob, then, for rules with
-            two histories, the second for each. Of a blob of ``lr_mult`` 0 it is what weight decay makes of it.
+            two histories, the second for each. Of a blob of ``lr_mult`` 0 it is what weight decay, and its gradient
+            if it has one, make of it.
 
     Raises:
         UserError: type, policy or a value of the solver is not one that Caffe knows.
@@ -60,7 +61,7 @@ class Solver:
                 blob.parameter, [self.history[count * kind + index] for kind in kinds], blob.lr_mult, blob.decay_mult
             )
             for index, blob in enumerate(self._learnable)
-            if blob.lr_mult or self._has_update_at_rate_0(blob, self.history[index])
+            if blob.lr_mult or blob.parameter.requires_grad or self._has_update_at_rate_0(blob, self.history[index])
         }
 
     def _has_update_at_rate_0(self, blob: LearnableBlob, history: Tensor) -> bool:
@@ -88,7 +89,7 @@ class Solver:
         rate, self.current_step = self._rate.at(self.iteration, self.current_step)
         if self._param.clip_gradients >= 0:
             collections.deque(arriving, maxlen=0)
-            self._clip([blob.gradient for blob in self._blobs.values() if blob.lr_mult])
+            self._clip([blob.gradient for blob in self._blobs.values() if blob.is_differentiated])
             arriving = ()
         told: set[int] = set()
         for rows in arriving:
@@ -100,8 +101,8 @@ class Solver:
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
-        """The weights that :meth:`step` updates, as torch's optimizers have them."""
-        return [{"params": [blob.parameter for blob in self._blobs.values() if blob.lr_mult]}]
+        """The weights of which :meth:`step` takes gradients, as torch's optimizers have them."""
+        return [{"params": [blob.parameter for blob in self._blobs.values() if blob.is_differentiated]}]
 
     @torch.no_grad()
     def skip(self) -> None:

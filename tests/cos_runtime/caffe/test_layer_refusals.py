@@ -88,6 +88,7 @@ REFUSED = [
     (case("Softmax", "softmax_param { axis: -5 }"), "axis -5 is out of range for a bottom of 4 axes"),
     (case("Exp", "exp_param { base: 0 }"), "base is 0: it must be positive, or -1 for e"),
     (case("Log", "log_param { base: 1 }"), "base is 1, to which no other number has a logarithm"),
+    (case("ArgMax", "", ()), "it takes a bottom of 1 axis or more"),
     (case("LRN", 'bottom: "x" top: "x"'), "cannot be computed in place"),
     (case("AbsVal", 'bottom: "x" top: "x"'), 'cannot be computed in place: give its top another name than "x"'),
     (

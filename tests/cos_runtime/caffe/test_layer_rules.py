@@ -89,12 +89,12 @@ def test_gradient_is_that_of_differences(text: str, shapes: list[Shape]) -> None
     layer, tops = set_up(text, *shapes)
     layer = layer.double()
     inputs = [random(*shape, seed=seed) for seed, shape in enumerate(shapes)]
-    is_recurrent = layer.param.type in ("LSTM", "RNN")
-    if is_recurrent:
-        inputs[1] = torch.ones_like(inputs[1])
+    flags = {"LSTM": 1, "RNN": 1, "LSTMUnit": 2}.get(layer.param.type)
+    if flags is not None:
+        inputs[flags] = torch.ones_like(inputs[flags])
     for index, x in enumerate(inputs):
         # The flags of a sequence and the size to crop to have no gradient.
-        is_flag = index == 2 if layer.param.type == "LSTMUnit" else index == 1 and is_recurrent
+        is_flag = index == flags
         x.requires_grad_(not (is_flag or (index == 1 and layer.param.type == "Crop")))
     blobs = [blob for blob in layer.blobs if blob.requires_grad]
 
@@ -129,6 +129,7 @@ def test_gradient_at_the_kinks(text: str, gradient: list[float]) -> None:
     ("text", "gradient"),
     [
         ('type: "ReLU" relu_param { negative_slope: -0.5 }', [1, 1, 1]),
+        ('type: "ELU" elu_param { alpha: -0.5 }', [1, 1, 1]),
         ('type: "Clip" clip_param { min: 0 max: 1 }', [1, 1, 1]),
         ('type: "BNLL"', [0.5777, 0.7259, 0.8935]),
     ],
@@ -160,6 +161,39 @@ def test_in_place_what_is_left_is_written_over_the_gradient_from_above(text: str
     top.backward(torch.tensor([10.0, 1, -2]))
     assert x.grad is not None
     assert x.grad.tolist() == pytest.approx([each**2 for each in factor], abs=1e-4)
+
+
+def test_of_a_flag_between_0_and_1_an_lstm_takes_the_gradient_by_what_it_keeps() -> None:
+    """Caffe's CPU code has f (1 - f) with f = cont * sigmoid."""
+    layer = build('type: "LSTMUnit" top: "c" top: "h"', (1, 1, 1), (1, 1, 4), (1, 1))
+    cell, sums, cont = torch.full((1, 1, 1), 3.0), torch.tensor([[[0.3, 0.7, -0.2, 0.5]]]), torch.tensor([[0.25]])
+    kept = 0.25 / (1 + math.exp(-0.7))
+    assert layer(cell, sums, cont)[0].item() == pytest.approx(3 * kept + math.tanh(0.5) / (1 + math.exp(-0.3)))
+    assert gradients(layer, cell, sums, cont)[1][1] == pytest.approx(3 * kept * (1 - kept))
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "is_last_alone"),
+    [
+        ('type: "Scale"', (1, 2, 3), True),
+        ('type: "Scale" scale_param { axis: 0 num_axes: -1 }', (2, 3), True),
+        ('type: "Scale" scale_param { bias_term: true }', (1, 2, 3), True),
+        ('type: "Scale"', (2, 2, 3), False),
+        ('type: "Scale" scale_param { num_axes: 0 }', (1, 2, 3), False),
+    ],
+)
+def test_a_scale_of_one_item_has_the_gradient_of_the_last_pass(text: str, shape: Shape, is_last_alone: bool) -> None:
+    layer = build(text, shape)
+    found = []
+    for seed in range(2):
+        layer(random(*shape, seed=seed).float()).sum().backward()
+        found.append([blob.grad.clone() for blob in layer.blobs])  # type: ignore[union-attr]
+    layer.zero_grad(set_to_none=True)
+    layer(random(*shape, seed=1).float()).sum().backward()
+    last = [blob.grad for blob in layer.blobs]
+    assert torch.equal(found[1][0], last[0]) is is_last_alone  # type: ignore[arg-type]
+    if len(layer.blobs) > 1:
+        torch.testing.assert_close(found[1][1], found[0][1] * 2)
 
 
 def gradients_or_none(layer: Layer, *inputs: Tensor) -> list[list[float]]:

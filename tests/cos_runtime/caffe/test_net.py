@@ -297,6 +297,39 @@ def test_force_backward_counts_for_more_than_propagate_down() -> None:
         assert {blob.layer for blob in forced.learnable if blob.parameter.grad is not None} == labels, kind
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            ip("ip", "x") + 'layer { name: "loss" type: "SigmoidCrossEntropyLoss" bottom: "y" bottom: "ip" top: "l" }',
+            r'layer "loss" .*bottom "ip" is learned, and gets no gradient here: are its bottoms in the right order\?',
+        ),
+        (
+            ip("ip", "x")
+            + 'layer { name: "best" type: "ArgMax" bottom: "ip" top: "best" }'
+            + 'layer { name: "l" type: "SoftmaxWithLoss" bottom: "ip" bottom: "best" top: "l" }',
+            r'layer "l" .*bottom "best" is learned',
+        ),
+        (
+            ip("ip", "x")
+            + 'layer { name: "t" type: "Threshold" bottom: "ip" top: "t" }'
+            + 'layer { name: "l" type: "EuclideanLoss" bottom: "t" bottom: "y" top: "l" }',
+            r'layer "t" .*bottom "ip" is learned',
+        ),
+    ],
+    ids=["swapped", "a label", "a step"],
+)
+def test_what_is_learned_where_caffe_knows_no_gradient_is_refused(text: str, reason: str) -> None:
+    whole = source("x 4 3", "y 4 2") + text
+    with pytest.raises(UserError, match=reason):
+        net(whole)
+    assert net(whole, TEST).losses, "without a backward pass it is computed"
+    frozen = whole.replace('top: "ip"', 'top: "ip" param { lr_mult: 0 } param { lr_mult: 0 }')
+    assert net(frozen).losses, "nothing is learned"
+    if "best" in text:
+        assert net(whole.replace('top: "l"', 'top: "l" propagate_down: true propagate_down: false')).losses
+
+
 POWER = 'layer {{ name: "p" type: "Power" bottom: "loss" top: "{}" power_param {{ scale: 3 }} {} }}'
 
 
@@ -331,6 +364,19 @@ def test_layers_that_no_loss_needs_have_no_gradient() -> None:
 
 
 # What it learns
+
+
+def test_of_a_rate_of_0_caffe_has_the_gradient_all_the_same() -> None:
+    frozen = "param { lr_mult: 0 }"
+    recurrent = (
+        f'layer {{ name: "l" type: "RNN" bottom: "x" bottom: "cont" top: "l" loss_weight: 1 {frozen}'
+        'recurrent_param { num_output: 2 weight_filler { type: "xavier" } } }'
+    )
+    built = net(source("x 2 1 3", "cont 2 1") + recurrent)
+    assert [blob.parameter.requires_grad for blob in built.learnable] == [True] * 5
+    assert [blob.lr_mult for blob in built.learnable] == [0, 1, 1, 1, 1]
+    forced = "force_backward: true " + CLASSIFIER.replace('top: "ip"', f'top: "ip" {frozen}')
+    assert [blob.parameter.requires_grad for blob in net(forced).learnable] == [True, True]
 
 
 def test_learnable_blobs_and_their_multipliers() -> None:

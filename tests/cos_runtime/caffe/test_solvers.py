@@ -385,6 +385,21 @@ def test_weight_decay_alone_makes_the_history_of_a_frozen_layer(name: str) -> No
         assert not history.any()
 
 
+def test_gradients_of_a_rate_of_0_count_for_the_clipping_and_no_weight() -> None:
+    trained = net("force_backward: true " + NET)
+    solver = Solver(solver_param('base_lr: 1 lr_policy: "fixed" clip_gradients: 1'), trained)
+    before = trained.weights()
+    for _ in range(2):
+        for blob in trained.learnable:
+            blob.parameter.grad = torch.full_like(blob.parameter, 2.0)
+        solver.step()
+    count = sum(blob.parameter.numel() for blob in trained.learnable)
+    after = trained.weights()
+    np.testing.assert_allclose(before["a"][0] - after["a"][0], np.full((4, 5), 2 / math.sqrt(count)), rtol=1e-5)
+    for ours, old in zip(after["frozen"], before["frozen"], strict=True):
+        np.testing.assert_array_equal(ours, old)
+
+
 def test_a_net_of_frozen_layers_alone_only_counts() -> None:
     trained = net(
         NET.replace("lr_mult: 1", "lr_mult: 0").replace("lr_mult: 2", "lr_mult: 0").split('layer { name: "b"')[0]

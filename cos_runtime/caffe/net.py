@@ -253,7 +253,10 @@ class Net(nn.Module):
                 for i, cut in enumerate(step.detached):
                     bottoms[i] = bottoms[i].detach() if cut else bottoms[i]
                 tops = step.compute(*bottoms)
-                blobs.update(zip(step.tops, tops if isinstance(tops, tuple) else (tops,), strict=False))
+                tops = tops if isinstance(tops, tuple) else (tops,)
+                blobs.update(zip(step.tops, tops, strict=False))
+                for memory in step.leaves:
+                    memory.leave(tops[0])
             if wanted is not None:
                 for name in step.spent:
                     if name not in wanted and name not in self.losses:

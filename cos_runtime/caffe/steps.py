@@ -10,6 +10,8 @@ from typing import cast
 from torch import Tensor
 
 from cos_runtime.caffe.layers import Layer
+from cos_runtime.caffe.layers.activation import Pointwise
+from cos_runtime.caffe.layers.memory import Memory
 from cos_runtime.caffe.layers.normalization import BatchNorm
 from cos_runtime.caffe.layers.scale import Scale
 from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter
@@ -35,6 +37,7 @@ class Step:
         detached: for each bottom whether its gradient is cut off; or empty.
         spent: the blobs that nothing needs after it.
         compute: the tops of the bottoms; the layer itself, or what does the work of several in one pass.
+        leaves: told the top, which is what the backward pass finds in the memory of an earlier layer's top.
     """
 
     layer: Layer
@@ -43,6 +46,7 @@ class Step:
     detached: tuple[bool, ...]
     compute: Callable[..., Tops]
     spent: tuple[str, ...] = ()
+    leaves: tuple[Memory, ...] = ()
 
     @classmethod
     def of(cls, layer: Layer, *, force_backward: bool = False) -> Step:
@@ -64,7 +68,7 @@ def plan(steps: Sequence[Step], outputs: Collection[str]) -> list[Step]:
     """
     for index, step in enumerate(steps):
         step.layer.may_overwrite = _may_overwrite(steps[:index], step)
-    return _with_spent_blobs(list(_fused(steps)), outputs)
+    return _with_spent_blobs(_spoiled(list(_fused(steps))), outputs)
 
 
 def _may_overwrite(before: Sequence[Step], step: Step) -> bool:
@@ -97,6 +101,19 @@ def _fused(steps: Sequence[Step]) -> Iterator[Step]:
             continue
         yield replace(step, compute=partial(_normalized_and_scaled, step.layer, cast(Scale, after.layer)))
         next(pairs)
+
+
+def _spoiled(steps: list[Step]) -> list[Step]:
+    """The steps, those whose derivative later ones in place change with the derivative of what they leave."""
+    for index, step in enumerate(steps):
+        after = [number for number in range(index + 1, len(steps)) if step.tops[:1] == steps[number].bottoms[:1]]
+        chain = [number for number in after if steps[number].tops[:1] == step.tops[:1]]
+        if isinstance(step.layer, Pointwise) and step.layer.is_spoiled_by([steps[i].layer.param.type for i in chain]):
+            memory = Memory(step.layer)
+            steps[index] = replace(step, compute=memory.compute)
+            last = steps[chain[-1]]
+            steps[chain[-1]] = replace(last, leaves=(*last.leaves, memory))
+    return steps
 
 
 def _normalized_and_scaled(normalization: Layer, scale: Scale, x: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from cos_runtime.caffe.layers.base import Layer, Shape, register
-from cos_runtime.caffe.layers.gradients import with_factor, with_gradient_of
+from cos_runtime.caffe.layers.gradients import with_factor
 from cos_runtime.caffe.schema.caffe_pb2 import FillerParameter
 
 
@@ -20,8 +22,31 @@ class Elementwise(Layer):
         return [bottoms[0]]
 
 
+class Pointwise(Elementwise):
+    """A function of each value alone.
+
+    Caffe takes its derivative from what the backward pass finds in the memory of bottom and top: in place the bottom's
+    values are the top's, and both are those of layers that are in place over the top later on.
+    """
+
+    reads_top: ClassVar[bool] = False
+    """Whether the derivative is one of the top's value too."""
+
+    @abstractmethod
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        """The derivative by what is left in the memory of bottom and top."""
+
+    def in_place(self, x: Tensor, top: Tensor) -> Tensor:
+        """The top with the gradient of a layer in place."""
+        return with_factor(x, top, self.derivative(top, top))
+
+    def is_spoiled_by(self, types: Sequence[str]) -> bool:
+        """Whether layers of these types, in place over its top, change what the derivative is of."""
+        return bool(types) and (self.reads_top or self.is_in_place)
+
+
 @register("ReLU")
-class ReLU(Elementwise):
+class ReLU(Pointwise):
     """top = x for x > 0, else negative_slope * x (at 0 the gradient is negative_slope).
 
     In place, what counts for the gradient is whether the top is positive.
@@ -35,13 +60,19 @@ class ReLU(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.slope < 0 and self.is_in_place:
-            top = functional.leaky_relu(x.detach(), self.slope)
-            return with_factor(x, top, torch.where(top > 0, 1.0, self.slope))
+            return self.in_place(x, functional.leaky_relu(x.detach(), self.slope))
         # A leaf of the graph that wants its gradient cannot be written over.
         in_place = self.slope >= 0 and self.may_overwrite and not (x.is_leaf and x.requires_grad)
         if self.slope:
             return functional.leaky_relu(x, self.slope, in_place)
         return functional.relu(x, in_place)
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return torch.where(bottom > 0, 1.0, self.slope)
+
+    def is_spoiled_by(self, types: Sequence[str]) -> bool:
+        # What Dropout makes 0 has no gradient anyway.
+        return super().is_spoiled_by(types) and not (self.slope == 0 and set(types) <= {"Dropout", "ReLU"})
 
 
 @register("ReLU6")
@@ -80,34 +111,46 @@ class PReLU(Elementwise):
 
 
 @register("ELU")
-class ELU(Elementwise):
+class ELU(Pointwise):
     """top = x for x > 0, else alpha * (exp(x) - 1).
 
     In place, what counts for the gradient is whether the top is positive.
     """
 
+    reads_top = True
+
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.param.elu_param.alpha
-        if alpha < 0 and self.is_in_place:
-            top = functional.elu(x.detach(), alpha)
-            return with_factor(x, top, torch.where(top > 0, 1.0, top + alpha))
-        return functional.elu(x, alpha)
+        return self.in_place(x, functional.elu(x.detach(), alpha)) if self.is_in_place else functional.elu(x, alpha)
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return torch.where(bottom > 0, 1.0, top + self.param.elu_param.alpha)
 
 
 @register("Sigmoid")
-class Sigmoid(Elementwise):
+class Sigmoid(Pointwise):
     """top = 1 / (1 + exp(-x))."""
+
+    reads_top = True
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sigmoid()
 
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return top * (1 - top)
+
 
 @register("TanH")
-class TanH(Elementwise):
+class TanH(Pointwise):
     """top = tanh(x)."""
+
+    reads_top = True
 
     def forward(self, x: Tensor) -> Tensor:
         return x.tanh()
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return 1 - top * top
 
 
 @register("Swish")
@@ -119,17 +162,17 @@ class Swish(Elementwise):
 
 
 @register("BNLL")
-class BNLL(Elementwise):
+class BNLL(Pointwise):
     """top = log(1 + exp(x)), the binomial normal log likelihood.
 
     In place, the gradient's sigmoid is that of the top.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_in_place:
-            top = functional.softplus(x.detach())
-            return with_factor(x, top, top.sigmoid())
-        return functional.softplus(x)
+        return self.in_place(x, functional.softplus(x.detach())) if self.is_in_place else functional.softplus(x)
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return bottom.sigmoid()
 
 
 @register("Threshold")
@@ -143,7 +186,7 @@ class Threshold(Elementwise):
 
 
 @register("Clip")
-class Clip(Elementwise):
+class Clip(Pointwise):
     """top = x, at least min and at most max; the gradient passes where min <= x <= max.
 
     In place it passes everywhere.
@@ -158,10 +201,14 @@ class Clip(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         # Not clamp's own gradient: whether the bounds themselves have one is another matter in each release of torch.
-        if self.is_in_place:
-            return with_gradient_of(x, x.detach().clamp(self.least, self.most))
-        is_within = (x >= self.least) & (x <= self.most)
-        return torch.where(is_within, x, x.detach().clamp(self.least, self.most))
+        top = x.detach().clamp(self.least, self.most)
+        return self.in_place(x, top) if self.is_in_place else torch.where(self._is_within(x), x, top)
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return self._is_within(bottom).to(bottom.dtype)
+
+    def _is_within(self, x: Tensor) -> Tensor:
+        return (x >= self.least) & (x <= self.most)
 
 
 @register("Softmax")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cos_runtime.caffe.layers.activation import Elementwise
+from cos_runtime.caffe.layers.activation import Elementwise, Pointwise
 from cos_runtime.caffe.layers.base import ANY, Layer, Shape, register
 from cos_runtime.caffe.layers.gradients import with_gradient
 from cos_runtime.caffe.schema.caffe_pb2 import EltwiseParameter, ExpParameter, LogParameter, ReductionParameter
@@ -72,8 +72,10 @@ def _log_of_base(layer: Layer, param: ExpParameter | LogParameter) -> float:
 
 
 @register("Exp")
-class Exp(Elementwise):
+class Exp(Pointwise):
     """top = base ^ (shift + scale * x), with base e where it is -1."""
+
+    reads_top = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.exp_param
@@ -83,6 +85,9 @@ class Exp(Elementwise):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * self.scale + self.shift).exp()
+
+    def derivative(self, bottom: Tensor, top: Tensor) -> Tensor:
+        return top * self.scale
 
 
 @register("Log")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -62,6 +64,49 @@ def test_relu_leaves_alone_what_is_needed(before: str) -> None:
     given = x.detach().clone()
     built({built.inputs[0]: x})["p"].sum().backward()
     assert torch.equal(x.detach(), given)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "derivative"),
+    [
+        ('type: "TanH" bottom: "x" top: "y"', 'type: "Power" power_param { shift: 1 }', lambda top: 1 - top**2),
+        ('type: "Sigmoid" bottom: "x" top: "y"', 'type: "Bias"', lambda top: top * (1 - top)),
+        ('type: "Exp" bottom: "x" top: "y"', 'type: "ReLU" relu_param { negative_slope: 2 }', lambda top: top),
+        ('type: "ReLU" bottom: "y" top: "y"', 'type: "Bias"', lambda top: (top > 0).float()),
+        ('type: "BNLL" bottom: "y" top: "y"', 'type: "Bias"', lambda top: top.sigmoid()),
+        (
+            'type: "ELU" elu_param { alpha: 0.5 } bottom: "y" top: "y"',
+            'type: "Bias"',
+            lambda top: torch.where(top > 0, 1.0, top + 0.5),
+        ),
+    ],
+)
+def test_the_derivative_is_of_what_later_layers_in_place_leave(
+    before: str, after: str, derivative: Callable[[Tensor], Tensor]
+) -> None:
+    """Caffe's backward pass reads the memory of the top, over which they wrote."""
+    source = INPUT if '"x"' in before else INPUT.replace('"x"', '"y"')
+    text = source + f'layer {{ name: "f" {before} }} layer {{ name: "g" {after} bottom: "y" top: "y" }}'
+    built = net(text + 'layer { name: "end" type: "Reduction" bottom: "y" top: "end" reduction_param { coeff: 3 } }')
+    first = torch.randn(3, 2, 4, 4, requires_grad=True)
+    second = torch.randn(3, 2, 4, 4, requires_grad=True)
+    # Both passes before either's gradient: each has a memory of its own.
+    passes = [(x, built({built.inputs[0]: x})) for x in (first, second)]
+    for x, blobs in passes:
+        blobs["end"].backward()
+        left, x_after = blobs["y"].detach(), torch.ones_like(x)
+        if "ReLU" in after:
+            x_after = torch.where(left > 0, 1.0, 2.0)
+        if "Power" in after:
+            torch.testing.assert_close(x.grad, derivative(left))
+        else:
+            torch.testing.assert_close(x.grad, 3 * x_after * derivative(left))
+
+
+@pytest.mark.parametrize("after", ["Dropout", "ReLU"])
+def test_what_relu_leaves_to_others_of_its_kind_changes_nothing(after: str) -> None:
+    text = CONVOLUTION + RELU + f'layer {{ name: "d" type: "{after}" bottom: "c" top: "c" }}\n'
+    assert "r" in in_place(net(INPUT + text + POOLING)), "it still writes over what nothing needs"
 
 
 def values_and_gradients(built: Net, x: Tensor, top: str) -> list[Tensor]:

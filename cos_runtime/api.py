@@ -13,6 +13,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
 from cos_runtime import preflight, storage
+from cos_runtime.caffe.layers.base import registered_elsewhere
+from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.config import Config
 from cos_runtime.engine import inference, recovery, slots
@@ -106,7 +108,7 @@ class CaffeOnSpark:
         conf = _conf_of(source)
         net, content = preflight.check_inference(conf, source, conf.modelPath)
         self._describe(f"cos test: {net.name}")
-        return inference.test(self.spark, self._predictor(conf, source, content), net.outputs)
+        return inference.test(self.spark, self._predictor(conf, source, net, content), net.outputs)
 
     def features(self, source: DataSource) -> DataFrame:
         """The blobs named by ``-features`` (and ``-label``) for every record, with the weights of ``-model``.
@@ -122,7 +124,7 @@ class CaffeOnSpark:
         net, content = preflight.check_inference(conf, source, conf.modelPath)
         preflight.check_blobs(net, blobs, "-features")
         self._describe(f"cos features: {', '.join(blobs)} of {net.name}")
-        return inference.features(self.spark, self._predictor(conf, source, content), blobs)
+        return inference.features(self.spark, self._predictor(conf, source, net, content), blobs)
 
     @staticmethod
     def floats2doubleUDF(column: Column) -> Column:  # noqa: N802 - the original's spelling
@@ -197,7 +199,7 @@ class CaffeOnSpark:
             for rows in kept:
                 rows.unpersist()
 
-    def _predictor(self, conf: Config, source: DataSource, content: bytes) -> inference.Predictor:
+    def _predictor(self, conf: Config, source: DataSource, net: Net, content: bytes) -> inference.Predictor:
         solver = conf.solverParameter
         return inference.Predictor(
             net=conf.netParam,
@@ -208,6 +210,8 @@ class CaffeOnSpark:
             weights_path=conf.modelPath,
             solver_mode=solver.solver_mode if solver.HasField("solver_mode") else None,
             numerics=Numerics(conf.memory_format),
+            reads_files=net.reads_files,
+            layers=registered_elsewhere(),
         )
 
     def _describe(self, text: str) -> None:
@@ -232,6 +236,7 @@ def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], pl
         validations=tuple(validations),
         train_shapes=source.top_shapes(),
         test_shapes=tuple(each.top_shapes() for each in validations),
+        train_state=conf.train_state,
         test_states=tuple(conf.test_states),
         ranks=conf.ranks,
         connection=conf.connection,
@@ -244,4 +249,5 @@ def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], pl
         numerics=Numerics(conf.memory_format, conf.precision),
         local_steps=conf.local_steps,
         shuffle=conf.shuffle,
+        layers=registered_elsewhere(),
     )

@@ -36,6 +36,9 @@ _LEAST = dict.fromkeys(("devices", "clusterSize", "lmdb_partitions", "checkpoint
     0,
 )
 
+# Longer ones, in seconds, are more than the clocks of threads and of torch take.
+_LONGEST = 1e8
+
 # The values of each flag that takes one of a few.
 _CHOICES = {"connection": CONNECTIONS, "memory_format": [*MEMORY_FORMATS], "precision": [*PRECISIONS]}
 
@@ -105,18 +108,25 @@ def parse_flags(args: Sequence[str]) -> argparse.Namespace:
     flags, rest = parser.parse_known_args(args)
     if rest:
         raise UserError(f'unexpected argument "{rest[0]}": every value follows its flag (-help lists the flags)')
-    for name, least in _LEAST.items():
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            raise UserError(f"-{name} is {value:g}: it must be {least} or more")
-    for name, choices in _CHOICES.items():
-        if getattr(flags, name) not in choices:
-            raise UserError(f'-{name} is "{getattr(flags, name)}": use one of {", ".join(choices)}')
+    _refuse_values(flags)
     if flags.patience and not flags.best:
         raise UserError("-patience needs -best, the output of the TEST net that is to become better")
     if flags.snapshot and not flags.weights:
         raise UserError("-snapshot needs -weights, the .caffemodel that was written with it")
     return flags
+
+
+def _refuse_values(flags: argparse.Namespace) -> None:
+    """Refuse numbers out of their range and words that a flag does not take."""
+    for name, least in _LEAST.items():
+        value = getattr(flags, name)
+        if value is not None and not value >= least:  # as not-a-number is not either
+            raise UserError(f"-{name} is {value:g}: it must be {least} or more")
+    if flags.timeout > _LONGEST:
+        raise UserError(f"-timeout is {flags.timeout:g}: it must be {_LONGEST:.0f} s or less")
+    for name, choices in _CHOICES.items():
+        if getattr(flags, name) not in choices:
+            raise UserError(f'-{name} is "{getattr(flags, name)}": use one of {", ".join(choices)}')
 
 
 class Config:
@@ -125,7 +135,7 @@ class Config:
     Args:
         sc: the Spark context (or session); None where none is started yet.
         args: command-line arguments, or a mapping of flag names (with or without the dash) to values; a
-            switch is on if its value is true, the string ``"true"`` included.
+            switch is on if its value is true, or the string ``"true"``; ``"false"`` and ``""`` leave it off.
 
     Raises:
         UserError: a flag, the solver or the net is wrong or missing.
@@ -141,7 +151,7 @@ class Config:
         self.netParam: NetParameter = self._nets.net
         self.isTraining: bool = flags.train
         self.isTest: bool = flags.test
-        self.features: list[str] = _listed(flags.features)
+        self.features: list[str] = list(dict.fromkeys(_listed(flags.features)))
         self.isFeature: bool = bool(self.features)
         self.label: str = flags.label or ""
         self.modelPath: str = self._resolve(flags.model)
@@ -280,10 +290,16 @@ def _as_list(flags: Mapping[str, object]) -> list[str]:
     for name, value in flags.items():
         flag = name if name.startswith("-") else f"-{name}"
         if flag in switches:
-            args += [flag] if str(value).lower() == "true" else []
+            args += [flag] if _is_on(flag, value) else []
         elif value is not None:
             args += [flag, str(value)]
     return args
+
+
+def _is_on(flag: str, value: object) -> bool:
+    if isinstance(value, str) and value.lower() not in ("true", "false", ""):
+        raise UserError(f'{flag} is "{value}": it is a switch, give true or false')
+    return value.lower() == "true" if isinstance(value, str) else bool(value)
 
 
 def _executors(sc: SparkContext | SparkSession | None) -> int:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from cos_runtime import preflight, storage
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.config import parse_flags
-from cos_runtime.engine import feature_files
+from cos_runtime.engine import feature_files, inference
 from cos_runtime.engine.failures import JobCancelled, RankError
 from cos_runtime.errors import UserError
 
@@ -73,7 +73,7 @@ def _session(name: str) -> SparkSession:
 
 def test_output(conf: Config) -> str:
     """Where the test result goes: ``-output``, or beside it where that is the folder of the features."""
-    return f"{conf.outputPath}.test.txt" if conf.outputPath and conf.isFeature else conf.outputPath
+    return f"{conf.outputPath.rstrip('/')}.test.txt" if conf.outputPath and conf.isFeature else conf.outputPath
 
 
 def _check(conf: Config) -> None:
@@ -81,6 +81,7 @@ def _check(conf: Config) -> None:
     if conf.isFeature:
         if not conf.outputPath:
             raise UserError("-output is missing: name the folder for the features")
+        feature_files.check_format(conf.outputFormat)
         preflight.refuse_existing_output(conf.outputPath)
     if conf.isTest:
         preflight.refuse_existing_output(test_output(conf))
@@ -94,6 +95,8 @@ def _check(conf: Config) -> None:
         preflight.check_blobs(net, [*conf.features, *filter(None, [conf.label])], "-features")
         if not conf.isTraining:
             preflight.check_inference(conf, source, conf.modelPath)
+        if conf.outputPath:
+            storage.refuse_unwritable(conf.outputPath, "-output")
 
 
 def _validations(conf: Config) -> list[DataSource]:
@@ -120,7 +123,8 @@ def _write_test(conf: Config, result: dict[str, list[float]]) -> None:
 
 def _write_features(conf: Config, cos: CaffeOnSpark) -> None:
     frame = cos.features(DataSource.getSource(conf, False))
-    feature_files.write(frame, conf.outputPath, conf.outputFormat)
+    with inference.mistakes_told():
+        feature_files.write(frame, conf.outputPath, conf.outputFormat)
     print(f"Features {', '.join(frame.columns[1:])} written to {conf.outputPath}", flush=True)
 
 

@@ -10,6 +10,7 @@ from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, TRAIN
 from cos_runtime.caffe.solver import Solver
+from cos_runtime.caffe.solverstate import SolverState
 from cos_runtime.config import Config
 from cos_runtime.engine import network
 from cos_runtime.engine.best import Aim
@@ -41,21 +42,31 @@ def check_training(
         raise UserError(f'net "{net.name}" has no loss in the phase TRAIN: there is nothing to train')
     solver = Solver(conf.solverParameter, net)
     start = _read_start(conf)
-    seed = _take_start(conf, start, net, solver)
+    resumed = _take_start(conf, start, net, solver)
     tested = [test_net(conf, validation, number) for number, validation in enumerate(validations)]
     for each in tested:
         each.share_weights(net)
+        if each.reads_files and conf.ranks > 1:
+            reader = next(name for name, layer in each.named_layers() if layer.reads_files)
+            raise UserError(
+                f'layer "{reader}" of the TEST net reads its file in the order of the records, which are shared out to '
+                f"{conf.ranks} ranks: validate on one rank, or by -test after training"
+            )
     if conf.best and not tested:
         raise UserError("-best needs validation: give the solver test_interval and test_iter")
     aim = _aim(conf, tested[0]) if tested else Aim()
     snapshots = _snapshots(conf)
     snapshots.refuse_no_result(solver.iteration)
-    snapshots.refuse_existing(solver.iteration, start.state_path)
+    has_best = resumed is not None and resumed.best is not None
+    snapshots.refuse_existing(solver.iteration, start.state_path, has_best=has_best)
+    snapshots.take_over_checkpoints()
+    snapshots.refuse_unwritable(solver.iteration)
+    seed = resumed.seed if resumed else None
     return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses, aim)
 
 
-def _take_start(conf: Config, start: Start, net: Net, solver: Solver) -> int | None:
-    """Give net and solver what the ranks begin with, and return the seed of the run that is gone on with, if known."""
+def _take_start(conf: Config, start: Start, net: Net, solver: Solver) -> SolverState | None:
+    """Give net and solver what the ranks begin with, and return the state of the run that is gone on with, if any."""
     lacking = [net.copy_weights(weights.parse(content, path), path) for path, content in start.models]
     last = conf.solverParameter.max_iter
     if last < 0:
@@ -71,7 +82,7 @@ def _take_start(conf: Config, start: Start, net: Net, solver: Solver) -> int | N
             f"-snapshot {start.state_path} is at iteration {solver.iteration} and max_iter is {last}: "
             "there is nothing left to train; raise max_iter"
         )
-    return resumed.seed
+    return resumed
 
 
 def _snapshots(conf: Config) -> Snapshots:

@@ -129,7 +129,8 @@ class Net(nn.Module):
         for index, (top, shape) in enumerate(zip(param.top, shapes, strict=True)):
             self._check_name(layer, index)
             if min(shape, default=1) < 1:
-                layer.refuse(f'top blob "{top}" would have the shape {shape}: its bottom is too small for it')
+                reason = "its bottom is too small for it" if param.bottom else "each axis needs 1 or more"
+                layer.refuse(f'top blob "{top}" would have the shape {shape}: {reason}')
             layer.check_size(f'top blob "{top}"', shape)
             self.shapes[top] = shape
             if not has_automatic_top:
@@ -254,6 +255,8 @@ class Net(nn.Module):
                     bottoms[i] = bottoms[i].detach() if cut else bottoms[i]
                 tops = step.compute(*bottoms)
                 tops = tops if isinstance(tops, tuple) else (tops,)
+                if step.layer.reads_files and inputs:
+                    tops = self._beside(inputs, tops)
                 blobs.update(zip(step.tops, tops, strict=False))
                 for memory in step.leaves:
                     memory.leave(tops[0])
@@ -263,10 +266,21 @@ class Net(nn.Module):
                         del blobs[name]
         return blobs if wanted is None else {name: blobs[name] for name in wanted}
 
+    def _beside(self, inputs: Mapping[str, Tensor], tops: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Tops of a layer that reads records itself, as many as of the source's in a last, smaller batch."""
+        name, rows = next(iter(inputs.items()))
+        is_smaller = len(rows) < self.shapes[name][0] == len(tops[0])
+        return tuple(top[: len(rows)] for top in tops) if is_smaller else tops
+
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of all loss tops, a scalar tensor; zero for a net without losses."""
         terms = [weight * blobs[name].sum() for name, weight in self.losses.items()]
         return torch.stack(terms).sum() if terms else torch.zeros(())
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether a layer reads records itself, from their first on in each run."""
+        return any(layer.reads_files for _, layer in self.named_layers())
 
     def weights(self) -> dict[str, list[np.ndarray]]:
         """A copy of all parameter blobs by layer, in net order; layers without any have an empty list."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,10 @@ from cos_runtime.engine.watch import Watch
 from cos_runtime.errors import UserError
 
 _IDLE = 0.1
+# After this long over one message, others may lie unread.
+_BUSY = 1.0
+# A snapshot that takes longer to write, in seconds, is taken for stuck.
+_WRITE_LIMIT = 3600.0
 # The consequences of a failure may be told before it. So this long a cause is waited for, before Spark is told to
 # end the tasks: from then on a rank that ends is no news.
 _GRACE = 0.7
@@ -58,6 +61,10 @@ class Dispatcher:
     _collector: Collector = field(init=False)
     _ranks: dict[Line, _Rank] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _looked_at: float = field(default_factory=time.monotonic)
+    # When each line's snapshot came, until it is written.
+    _writing: dict[Line, float] = field(default_factory=dict)
+    _told_writing_at: float = 0.0
     # A snapshot may take long to be written, and a failure must be heard meanwhile.
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "cos-writer"))
 
@@ -73,9 +80,8 @@ class Dispatcher:
                     self._handle(line, message)
                 except Exception as error:  # noqa: BLE001 - raised again on the main thread
                     self._fail(error if isinstance(error, RankError) else RankError(str(error) or type(error).__name__))
-                self._decide_if_due()
-            self._notice_silence()
-            self._decide_if_due()
+                self._look()
+            self._look()
             if self._ended.is_set():
                 self._writer.shutdown()
                 return
@@ -88,8 +94,7 @@ class Dispatcher:
         """Have the ranks make a checkpoint at the end of their step."""
         for line, rank in list(self._ranks.items()):
             if rank.rank == 0:
-                with contextlib.suppress(OSError):  # it has just ended
-                    line.send("checkpoint")
+                line.post("checkpoint")
 
     def failure(self) -> RankError | None:
         """The cause of the failure; a mere consequence of another one only where nothing else was told."""
@@ -122,6 +127,7 @@ class Dispatcher:
         elif message.kind == "weights":
             self._collector.take(line, message.blobs[0])
         elif message.kind == "snapshot":
+            self._writing[line] = time.monotonic()
             self._writer.submit(self._write, line, message)
         else:
             self.on_message(message)
@@ -132,13 +138,14 @@ class Dispatcher:
 
     def _write(self, line: Line, message: Message) -> None:
         """Have a snapshot written, and tell the rank how that went."""
-        with contextlib.suppress(OSError):  # the rank has ended meanwhile
-            try:
-                self.on_message(message)
-            except Exception as error:  # noqa: BLE001 - for the rank to judge
-                line.send("refused", error=f"the snapshot cannot be written on the driver: {error}")
-            else:
-                line.send("kept")
+        try:
+            self.on_message(message)
+        except Exception as error:  # noqa: BLE001 - for the rank to judge
+            line.post("refused", error=f"the snapshot cannot be written on the driver: {error}")
+        else:
+            line.post("kept")
+        finally:
+            self._writing.pop(line, None)
 
     def _go(self) -> None:
         ranks = self._in_order()
@@ -149,7 +156,8 @@ class Dispatcher:
         for rank in ranks:
             place = seen[rank.host] = seen.get(rank.host, -1) + 1
             start = self.start if rank.rank == 0 else Start()
-            rank.line.send(
+            # Posted: one that does not read is the watch's to find.
+            rank.line.post(
                 "go",
                 *(content for _, content in start.models),
                 start.state,
@@ -189,6 +197,30 @@ class Dispatcher:
             self._failed_at = self._failed_at or time.monotonic()
         else:
             self._fail(RankError(text, facts["trace"], is_users=is_users, is_lost=facts["is_lost"]))
+
+    def _look(self) -> None:
+        """Do what is due by time; with many ranks, messages leave no idle moment for it."""
+        self._decide_if_due()
+        now = time.monotonic()
+        passed = now - self._looked_at
+        if passed < _IDLE:
+            return
+        self._looked_at = now
+        if passed > _BUSY:
+            self._watch.pass_over(passed)
+        self._tell_of_writing(now)
+        self._notice_silence()
+
+    def _tell_of_writing(self, now: float) -> None:
+        """Have ranks that wait for a snapshot know that it is still being written."""
+        lines = [line for line, begun in list(self._writing.items()) if now - begun < _WRITE_LIMIT]
+        if not lines:
+            return
+        self._watch.keep_waiting()
+        if now - self._told_writing_at > self.job.timeout / 4:
+            self._told_writing_at = now
+            for line in lines:
+                line.post("writing")
 
     def _notice_silence(self) -> None:
         overdue = None if self._failed_at or self._ended.is_set() else self._watch.overdue()

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-from py4j.protocol import Py4JError, Py4JNetworkError
+from py4j.protocol import Py4JError
 from pyspark import BarrierTaskContext
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from cos_runtime.engine import decommission, workers
 from cos_runtime.engine.dispatcher import Dispatcher
-from cos_runtime.engine.failures import JobCancelled, RankError, of_spark
+from cos_runtime.engine.failures import SPARKS_ERRORS, JobCancelled, RankError, is_shut_down, of_spark
 from cos_runtime.engine.host import check_open_files
 from cos_runtime.engine.job import Start, TrainJob
 from cos_runtime.engine.line import Message, Switchboard
@@ -64,9 +63,9 @@ class Stage:
             with decommission.watched(spark, dispatcher.ask_for_checkpoint):
                 with workers.with_torch(spark):
                     ranks = rows.mapInArrow(_task(job), RESULT_SCHEMA, barrier=True)
-                ranks.collect()
-        except (PySparkException, Py4JError, ConnectionError) as error:
-            if _is_shut_down(error):  # and took the ranks with it, who are no cause then
+                ended = len(ranks.collect())
+        except SPARKS_ERRORS as error:
+            if is_shut_down(error):  # and took the ranks with it, who are no cause then
                 raise JobCancelled from None
             cause = self._cause(dispatcher, str(error))
             if isinstance(cause, RankError):
@@ -82,6 +81,8 @@ class Stage:
         failure = dispatcher.failure()
         if failure:
             raise failure
+        if ended != job.ranks:  # for no records at all Spark may plan no task
+            raise RankError(f"{ended} of {job.ranks} ranks ran: has the source any records?", is_users=True)
 
     @staticmethod
     def _cause(dispatcher: Dispatcher, text: str) -> RankError | JobCancelled:
@@ -103,8 +104,3 @@ def _task(job: TrainJob) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
         return run_rank(job, BarrierTaskContext.get().partitionId(), batches)
 
     return task
-
-
-def _is_shut_down(error: Exception) -> bool:
-    """Whether Spark itself has ended: its JVM is gone, or on its way."""
-    return isinstance(error, Py4JNetworkError | ConnectionError) or "SparkContext was shut down" in str(error)

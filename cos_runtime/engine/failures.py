@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+from py4j.protocol import Py4JError, Py4JNetworkError
+from pyspark.errors import PySparkException
+
+# What PySpark raises where Spark fails, or is gone.
+SPARKS_ERRORS = (PySparkException, Py4JError, ConnectionError)
 # Of SparkException: "Job 3 cancelled …", "Job aborted due to stage failure: … Stage 4 was cancelled".
 _CANCELLED = re.compile(r"\b(Job|Stage) \d+ (was )?cancelled\b")
 # What Spark says when a process is gone, or the records that it held: nobody's mistake.
@@ -44,8 +49,23 @@ class PeerDivergedError(Exception):
     """The loss of another rank is no finite number."""
 
 
-def of_spark(text: str) -> RankError | JobCancelled:
-    """What Spark's own account of a failed stage comes to, where no rank has given the cause."""
+def is_shut_down(error: Exception) -> bool:
+    """Whether Spark itself has ended: its JVM is gone, or on its way."""
+    return isinstance(error, Py4JNetworkError | ConnectionError) or "SparkContext was shut down" in str(error)
+
+
+def told_by_spark(error: Exception, otherwise: str) -> RankError | JobCancelled:
+    """What an error of Spark's comes to where no rank is at work; `otherwise` is said before its last line."""
+    return JobCancelled() if is_shut_down(error) else of_spark(str(error), otherwise)
+
+
+def of_spark(text: str, otherwise: str = "a task failed before its rank began") -> RankError | JobCancelled:
+    """What Spark's own account of a failed stage comes to, where no rank has given the cause.
+
+    Args:
+        text: the account.
+        otherwise: what is said before its last error, where nobody stopped it and nothing was lost.
+    """
     if _CANCELLED.search(text):
         return JobCancelled()
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
@@ -54,4 +74,4 @@ def of_spark(text: str) -> RankError | JobCancelled:
         line = next((line for line in lines if _LOST.search(line)), lines[0])
         return RankError(f"an executor or its Python worker was lost: {line}", is_lost=True)
     errors = [line for line in lines if "Error: " in line or "Exception: " in line]
-    return RankError(f"a task failed before its rank began: {errors[-1] if errors else lines[0]}", text)
+    return RankError(f"{otherwise}: {errors[-1] if errors else lines[0]}", text)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel, TaskContext
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 
@@ -23,16 +24,31 @@ from cos_runtime.sources.deal import one_by_one
 
 _CHUNK = 8 * 2**20
 _ROW_GROUP = 32 * 2**20
+_FLAT = ("csv", "text")
 _LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def check_format(file_format: str) -> None:
+    """Refuse a format that has no place for lists of numbers, for which Spark is not needed.
+
+    Raises:
+        UserError: it is such a one.
+    """
+    if file_format.lower() in _FLAT:
+        raise UserError(f"-outputFormat {file_format} cannot hold features, which are lists: give json or parquet")
 
 
 def check(spark: SparkSession, path: str, file_format: str) -> None:
     """Refuse a format that cannot be written there, before the features are computed.
 
     Raises:
-        UserError: it can neither be written by Spark nor by the driver.
+        UserError: it can neither be written by Spark nor by the driver, or nobody knows it.
     """
-    if file_format not in _ENCODERS and not _is_within_sparks_reach(spark, path):
+    if file_format in _ENCODERS:
+        return
+    if not _is_known(spark, file_format):
+        raise UserError(f"-outputFormat {file_format}: Spark knows no such format: give json or parquet, for example")
+    if not _is_within_sparks_reach(spark, path):
         raise UserError(
             f"-outputFormat {file_format} cannot be written to {path}, which Spark's executors do not reach: give "
             f"{' or '.join(_ENCODERS)}, or an hdfs:// URL"
@@ -53,6 +69,15 @@ def write(frame: DataFrame, path: str, file_format: str) -> None:
         frame.write.format(file_format).save(path if storage.is_remote(path) else f"file://{path}")
     else:
         _by_the_driver(frame, path, file_format)
+
+
+def _is_known(spark: SparkSession, file_format: str) -> bool:
+    sources = spark._jvm.org.apache.spark.sql.execution.datasources.DataSource  # type: ignore[union-attr]
+    try:
+        sources.lookupDataSource(file_format, spark._jsparkSession.sessionState().conf())
+    except (Py4JJavaError, PySparkException):
+        return False
+    return True
 
 
 def _is_within_sparks_reach(spark: SparkSession, path: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,11 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import torch
+from py4j.protocol import Py4JError
 from pyspark import Broadcast
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from cos_runtime.caffe import weights
-from cos_runtime.caffe.layers import Shape
+from cos_runtime.caffe.layers import LAYERS, Layer, Shape
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
 from cos_runtime.engine import workers
@@ -23,12 +27,14 @@ from cos_runtime.engine.by_record import ByRecord
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.spool import rebatch
+from cos_runtime.errors import UserError
 from cos_runtime.sources.base import DataSource
 
 SAMPLE_ID = "SampleID"
 
 _TEST_SCHEMA = "blob string, sums array<double>, records long"
-_FEED_LIMIT = 300.0
+# In the stack trace of a task, which is all that Spark hands on of its exception.
+_MISTAKE = re.compile(r"^cos_runtime\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Predictor:
         weights_path: where it came from.
         solver_mode: CPU, GPU, or None where the solver does not say.
         numerics: how the net is computed.
+        reads_files: whether a layer of the net reads records itself, in the order of the source's.
+        layers: classes of layers that are the user's own, by type.
         key: tells this predictor from every other one.
     """
 
@@ -55,6 +63,8 @@ class Predictor:
     weights_path: str
     solver_mode: int | None
     numerics: Numerics
+    reads_files: bool = False
+    layers: dict[str, type[Layer]] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def load(self) -> tuple[Net, ByRecord, torch.device]:
@@ -62,6 +72,7 @@ class Predictor:
         if self.key not in _loaded:
             while len(_loaded) >= _MOST_LOADED:
                 _loaded.popitem(last=False)
+            LAYERS.update(self.layers)
             net = build(self.net, self.state, self.shapes)
             net.copy_weights(weights.parse(self.weights.value, self.weights_path), self.weights_path)
             self.numerics.prepare(net, device_of_task(self.solver_mode))
@@ -90,30 +101,42 @@ def device_of_task(solver_mode: int | None) -> torch.device:
     return torch.device("cuda", int(resources["gpu"].addresses[0]) if "gpu" in resources else 0)
 
 
+def _records(spark: SparkSession, predictor: Predictor) -> DataFrame:
+    rows = predictor.source.dataframe(spark)
+    # Else each task's layer would begin its file anew.
+    return rows.coalesce(1) if predictor.reads_files else rows
+
+
 def features(spark: SparkSession, predictor: Predictor, blobs: list[str]) -> DataFrame:
     """A row a record, in the records' order: ``SampleID`` and an ``array<float>`` for each blob.
 
     A blob with one value for the whole batch, like an accuracy, gives that value to each record of the batch.
     """
+    timeout = predictor.source.conf.timeout
     schema = f"{SAMPLE_ID} string, " + ", ".join(f"`{name}` array<float>" for name in blobs)
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for ids, by_record, outputs in _outputs(predictor, batches, blobs):
+        for ids, by_record, outputs in _outputs(predictor, batches, blobs, timeout):
             columns = [_array(by_record.rows(name, outputs[name], len(ids))) for name in blobs]
             yield pa.RecordBatch.from_arrays([ids, *columns], [SAMPLE_ID, *blobs])
 
-    rows = predictor.source.dataframe(spark)
+    rows = _records(spark, predictor)
     with workers.with_torch(spark):
         return rows.mapInArrow(task, schema)
 
 
 def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[str, list[float]]:
-    """The mean over all records of every output blob of the TEST net."""
+    """The mean over all records of every output blob of the TEST net. The predictor is used up.
+
+    Raises:
+        UserError: the source has no records, or a damaged one.
+    """
+    timeout = predictor.source.conf.timeout
 
     def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums: dict[str, torch.Tensor] = {}
         records = 0
-        for ids, by_record, values in _outputs(predictor, batches, outputs):
+        for ids, by_record, values in _outputs(predictor, batches, outputs, timeout):
             records += len(ids)
             for name, blob in values.items():
                 part = by_record.sums(name, blob, len(ids))
@@ -126,19 +149,42 @@ def test(spark: SparkSession, predictor: Predictor, outputs: list[str]) -> dict[
             }
         )
 
-    rows = predictor.source.dataframe(spark)
+    rows = _records(spark, predictor)
     with workers.with_torch(spark):
         parts = rows.mapInArrow(task, _TEST_SCHEMA)
     totals: dict[str, np.ndarray] = {}
     records = dict.fromkeys(outputs, 0)
-    for row in parts.collect():
+    for row in _collected(parts, predictor):
         totals[row.blob] = totals.get(row.blob, np.zeros(len(row.sums))) + np.array(row.sums)
         records[row.blob] += row.records
+    if outputs and not totals:
+        raise UserError(f'layer "{predictor.source.layer.name}": its source has no records: there is nothing to test')
     return {name: (totals[name] / records[name]).tolist() for name in outputs}
 
 
+def _collected(parts: DataFrame, predictor: Predictor) -> list[Row]:
+    try:
+        with mistakes_told():
+            return parts.collect()
+    finally:
+        # Else a file of the weights' size stays with Spark for as long as the application runs.
+        predictor.weights.destroy()
+
+
+@contextlib.contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Raises a UserError of a task, as of a damaged record, where Spark has only its stack trace to tell of."""
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        told = _MISTAKE.findall(str(error))
+        if told:
+            raise UserError(told[-1]) from None
+        raise
+
+
 def _outputs(
-    predictor: Predictor, batches: Iterator[pa.RecordBatch], wanted: list[str]
+    predictor: Predictor, batches: Iterator[pa.RecordBatch], wanted: list[str], timeout: float
 ) -> Iterator[tuple[pa.Array, ByRecord, dict[str, torch.Tensor]]]:
     """Ids and blobs of batch after batch, with what takes them apart; the last one is as small as it is."""
     net, by_record, device = predictor.load()
@@ -150,7 +196,7 @@ def _outputs(
             yield batch
 
     rows = rebatch(batches, itertools.repeat(predictor.source.batch_size))
-    with Feed(noted(rows), predictor.source, [0], timeout=_FEED_LIMIT) as feed, torch.inference_mode():
+    with Feed(noted(rows), predictor.source, [0], timeout=timeout) as feed, torch.inference_mode():
         for blobs in feed:
             yield ids.pop(0), by_record, net(predictor.numerics.blobs(blobs, device), wanted)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cos_runtime.caffe.layers import Shape
+from cos_runtime.caffe.layers import Layer, Shape
 from cos_runtime.caffe.schema.caffe_pb2 import NetParameter, NetState, SolverParameter
 from cos_runtime.engine.best import Aim
 from cos_runtime.engine.line import NOWHERE, LineAddress
@@ -45,7 +45,8 @@ class TrainJob:
         validations: the records of interleaved validation, a source a TEST net; none trains without.
         train_shapes: of the tops of ``source``.
         test_shapes: of the tops of each of ``validations``.
-        test_states: level and stages of each TEST net.
+        train_state: level and stages of the TRAIN net.
+        test_states: those of each TEST net.
         ranks: how many ranks there are.
         connection: one of ``cos_runtime.engine.network.CONNECTIONS``.
         seed: of fillers, dropout, crops and mirrors; a rank's own follow from it.
@@ -57,6 +58,7 @@ class TrainJob:
         numerics: how the nets are computed.
         shuffle: whether the records come in a random order, another one each time round.
         local_steps: between two means of the weights by the driver; 0 for an allreduce a step.
+        layers: classes of layers that are the user's own, by type.
         address: the driver's end of the line, another one for each start.
     """
 
@@ -66,6 +68,7 @@ class TrainJob:
     validations: tuple[DataSource, ...]
     train_shapes: dict[str, Shape]
     test_shapes: tuple[dict[str, Shape], ...]
+    train_state: NetState
     test_states: tuple[NetState, ...]
     ranks: int
     connection: str
@@ -78,6 +81,7 @@ class TrainJob:
     numerics: Numerics
     local_steps: int
     shuffle: bool
+    layers: dict[str, type[Layer]] = field(default_factory=dict)
     address: LineAddress = NOWHERE
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ class Keeper:
     Args:
         address: the driver's end.
         interval: seconds between checkpoints, 0 for none by time.
-        timeout: longest wait for the driver to have one written, in seconds.
+        timeout: longest wait for a word of the driver's while it writes one, in seconds.
         clock: seconds, of any origin.
     """
 
@@ -74,10 +74,18 @@ class Keeper:
     def keep(self, capture: Capture) -> None:
         """Send a capture; the one before it is waited for, so that memory holds two at most.
 
+        A checkpoint is left out where that takes half the time limit: beyond the whole, this rank would be overdue.
+
         Raises:
             UserError: one that the solver asked for could not be written.
+            TimeoutError: nothing was heard of one that the solver asked for.
         """
         self._begun = self._clock()
+        if capture.purpose == CHECKPOINT and wait(self._sent, self._timeout / 2).not_done:
+            logger.warning(
+                "no checkpoint at iteration %d: the snapshot before it is still being written", capture.state.iteration
+            )
+            return
         self.wait()
         self._sent.append(self._thread.submit(self._send, capture))
 
@@ -86,6 +94,7 @@ class Keeper:
 
         Raises:
             UserError: one that the solver asked for could not be written.
+            TimeoutError: nothing was heard of one that the solver asked for.
         """
         sent, self._sent = self._sent, []
         for each in sent:
@@ -98,12 +107,19 @@ class Keeper:
         capture.refuse_infinite()
         model = weights.serialize(capture.net, capture.weights, capture.file_format)
         state = solverstate.serialize(capture.state, capture.file_format)
+        try:
+            self._hand_over(capture, model, state)
+        except (UserError, EOFError, OSError) as error:  # TimeoutError is one
+            if capture.purpose != CHECKPOINT:
+                raise
+            # The next one may find room again, and the last one is whole.
+            logger.warning("a checkpoint was not kept: %s", str(error) or "the driver has hung up")
+
+    def _hand_over(self, capture: Capture, model: bytes, state: bytes) -> None:
         with Line.call(self._address, self._timeout) as line:
             line.send("snapshot", model, state, iteration=capture.state.iteration, purpose=capture.purpose)
             answer = line.receive(self._timeout)
-        if answer.kind == "kept":
-            return
-        if capture.purpose != CHECKPOINT:
+            while answer.kind == "writing":
+                answer = line.receive(self._timeout)
+        if answer.kind != "kept":
             raise UserError(answer.facts["error"])
-        # The next one may find room again, and the last one is whole.
-        logger.warning("a checkpoint was not kept: %s", answer.facts["error"])

@@ -88,9 +88,10 @@ def _leaving_on_sigterm(wishes: Wishes) -> Iterator[None]:
 def _read_to_end(batches: Iterator[pa.RecordBatch]) -> None:
     """Take what training left of the task's input: Spark keeps a worker, with all it has imported, only at its end."""
     limit = time.monotonic() + _READ_LIMIT
-    for _ in batches:
-        if time.monotonic() > limit:
-            return
+    with contextlib.suppress(ValueError):  # a feed that still waits for Spark's next batch holds the generator
+        for _ in batches:
+            if time.monotonic() > limit:
+                return
 
 
 def _log_to_stderr(rank: int) -> None:

@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from cos_runtime.engine import slots
 from cos_runtime.engine.driver import Stage
-from cos_runtime.engine.failures import RankError
+from cos_runtime.engine.failures import SPARKS_ERRORS, RankError, told_by_spark
 from cos_runtime.engine.job import TrainingPlan, TrainJob
 from cos_runtime.engine.line import Switchboard
 from cos_runtime.engine.tell import Teller
@@ -60,7 +60,8 @@ def run(
         teller.refuse_cancelled()  # where Spark had no job yet, or none any more, that could be cancelled
         try:
             with _switchboard(spark) as board:
-                Stage(dataclasses.replace(job, address=board.address), start, board).run(spark, make_rows(), teller)
+                rows = _made(make_rows)
+                Stage(dataclasses.replace(job, address=board.address), start, board).run(spark, rows, teller)
         except RankError as error:
             if not error.is_lost or restarts == policy.restarts:
                 raise _said(error, restarts) from None
@@ -69,6 +70,13 @@ def run(
             start = teller.restart() or plan.start
         else:
             return
+
+
+def _made(make_rows: Callable[[], DataFrame]) -> DataFrame:
+    try:
+        return make_rows()
+    except SPARKS_ERRORS as error:
+        raise told_by_spark(error, "the records could not be dealt") from None
 
 
 def _said(error: RankError, restarts: int) -> RankError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from cos_runtime.errors import UserError
@@ -27,11 +28,11 @@ def wait_for(spark: SparkSession, ranks: int, asked: str, limit: float | None = 
     Raises:
         UserError: there are fewer when that time is over.
     """
-    conf = spark.sparkContext.getConf()
     is_local = str(spark.sparkContext.master).startswith("local[")
-    if limit is None:
-        limit = _seconds(conf.get("spark.scheduler.maxRegisteredResourcesWaitingTime", "30s"))
-    limit = 0.0 if is_local else limit
+    if is_local:
+        limit = 0.0
+    elif limit is None:
+        limit = longest_registration(spark.sparkContext.getConf())
     deadline = time.monotonic() + limit
     while (slots := count(spark)) < ranks:
         if time.monotonic() >= deadline:
@@ -47,8 +48,7 @@ def wait_for(spark: SparkSession, ranks: int, asked: str, limit: float | None = 
         time.sleep(_POLL)
 
 
-def _seconds(text: str) -> float:
-    """Spark's short form of a time (``30s``, ``2min``, ``500ms``, ``30``) in seconds."""
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    return float(number) * units.get(text[len(number) :], 1.0)
+def longest_registration(conf: SparkConf) -> float:
+    """How long Spark itself waits for executors before it starts tasks, in seconds."""
+    name = "spark.scheduler.maxRegisteredResourcesWaitingTime"
+    return int(conf._jconf.getTimeAsMs(name, "30s")) / 1000  # type: ignore[union-attr] # there is a JVM by now

@@ -7,12 +7,15 @@ the job was started, whatever the cluster.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from dataclasses import dataclass, field
 
 from cos_runtime import storage
 from cos_runtime.caffe.schema.caffe_pb2 import SolverParameter
 from cos_runtime.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Why a snapshot is made: on the job's own account, because the solver asks for it, as its validation was better than
 # all before, or as training has ended.
@@ -63,29 +66,69 @@ class Snapshots:
     kept: int = 2
     _checkpoints: deque[Saved] = field(default_factory=deque)
 
-    def refuse_existing(self, start: int, resumed_from: str = "") -> None:
+    def refuse_existing(self, start: int, resumed_from: str = "", *, has_best: bool = False) -> None:
         """Raise a UserError if a file that the job would write from iteration ``start`` on is there already.
 
         Args:
             resumed_from: the solver state that the job goes on from; checkpoints of that run may be written over.
+            has_best: whether that state has a best validation, whose weights may be written over by better ones.
         """
         if self.model and storage.exists(self.model):
             raise UserError(f"-model {self.model} exists: name another file, or remove it first")
-        if self.best and not start and storage.exists(self.best):
+        if self.best and not has_best and storage.exists(self.best):
             raise UserError(f"-best would write over {self.best}, of an earlier run: remove it, or change -model")
-        for iteration in self._iterations(start):
+        self._refuse_snapshots(start)
+        self._refuse_checkpoints(resumed_from)
+
+    def _refuse_snapshots(self, start: int) -> None:
+        iterations = self._iterations(start)
+        # Many, so that to ask for each would take an object store minutes.
+        there = storage.names(storage.parent(self.prefix)) if iterations else set()
+        for iteration in iterations:
             for path in self._paths(iteration):
-                if storage.exists(path):
+                if _name(path) in there:
                     raise UserError(
                         f"the snapshot {path} of an earlier run would be written over: resume from it with -snapshot, "
                         "remove it, or change snapshot_prefix"
                     )
-        left = storage.matching(f"{self.checkpoint_prefix}_iter_*.solverstate*") if self.checkpoint_prefix else []
+
+    def _refuse_checkpoints(self, resumed_from: str) -> None:
+        left = self._left_checkpoints()
         if left and not resumed_from.startswith(f"{self.checkpoint_prefix}_iter_"):
             raise UserError(
                 f"{left[-1]} is a checkpoint of an earlier run that did not end: go on from it with -snapshot and "
                 "-weights, or remove it"
             )
+
+    def take_over_checkpoints(self) -> None:
+        """Have the checkpoints of the run that is gone on with go as this run's do."""
+        self._checkpoints.extend(
+            Saved(state.replace(".solverstate", ".caffemodel"), state) for state in self._left_checkpoints()
+        )
+
+    def _left_checkpoints(self) -> list[str]:
+        """The solver states of an earlier run's checkpoints, the oldest first."""
+        if not self.checkpoint_prefix:
+            return []
+        folder, begin = storage.parent(self.checkpoint_prefix), f"{_name(self.checkpoint_prefix)}_iter_"
+        iterations: dict[str, int] = {}
+        for each in storage.names(folder):
+            number, _, suffix = each.removeprefix(begin).partition(".")
+            if each.startswith(begin) and number.isdecimal() and suffix in ("solverstate", "solverstate.h5"):
+                iterations[f"{folder}/{each}"] = int(number)
+        return sorted(iterations, key=iterations.__getitem__)
+
+    def refuse_unwritable(self, start: int) -> None:
+        """Raise a UserError if a local file from iteration ``start`` on cannot be made; the folders are made."""
+        prefix = self.prefix if self._iterations(start) else ""
+        for what, path in (
+            ("-model", self.model),
+            ("-best", self.best),
+            ("snapshot_prefix", prefix),
+            ("checkpoint", self.checkpoint_prefix),
+        ):
+            if path:
+                storage.refuse_unwritable(path, what)
 
     def refuse_no_result(self, start: int) -> None:
         """Raise a UserError if a job that begins at iteration ``start`` would keep no weights."""
@@ -114,13 +157,16 @@ class Snapshots:
         return saved
 
     def remove_checkpoints(self, kept: int = 0) -> None:
-        """Remove the checkpoints of this run but the ``kept`` newest."""
+        """Remove the checkpoints of this run but the ``kept`` newest; one that stays all the same is warned of."""
         while len(self._checkpoints) > kept:
             old = self._checkpoints.popleft()
-            # The state first: without it the weights are no checkpoint.
-            for path in (str(old.state), old.model):
-                with contextlib.suppress(FileNotFoundError):
-                    storage.remove(path)
+            try:
+                # The state first: without it the weights are no checkpoint.
+                for path in (str(old.state), old.model):
+                    with contextlib.suppress(FileNotFoundError):
+                        storage.remove(path)
+            except Exception as error:  # noqa: BLE001 - whatever a store raises: the job has what it needs
+                logger.warning("the checkpoint %s could not be removed: %s", old.model, error)
 
     def _save_checkpoint(self, iteration: int, model: bytes, state: bytes) -> Saved:
         file_format = self.solver.snapshot_format
@@ -153,10 +199,15 @@ def _write(paths: tuple[str, str], model: bytes, state: bytes) -> Saved:
     try:
         storage.write_bytes(paths[1], state)
     except OSError:
-        if not storage.exists(paths[1]):
-            storage.remove(paths[0])
+        with contextlib.suppress(OSError, UserError):  # where the place is out of reach, the first error tells more
+            if not storage.exists(paths[1]):
+                storage.remove(paths[0])
         raise
     return Saved(*paths)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _suffix(file_format: int) -> str:

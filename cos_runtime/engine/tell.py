@@ -45,7 +45,7 @@ class Teller:
 
     def __init__(self, job: TrainJob, plan: TrainingPlan, reporters: Reporters) -> None:
         self.passes: list[TestPass] = []
-        self._job, self._snapshots, self._reporters = job, plan.snapshots, reporters
+        self._job, self._plan, self._snapshots, self._reporters = job, plan, plan.snapshots, reporters
         self._first = self._iteration = plan.iteration
         self._last_saved: Saved | None = None
         self._at: int | None = None  # of the last snapshot
@@ -132,7 +132,8 @@ class Teller:
         if saved is None or saved.state is None:
             return None
         model, state = (storage.read_bytes(path, "snapshot") for path in (saved.model, saved.state))
-        return Start(((saved.model, model),), state, saved.state)
+        # The job's own files first, for what the TEST nets alone have.
+        return Start((*self._plan.start.models, (saved.model, model)), state, saved.state)
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cos_runtime.caffe import solverstate, weights
+from cos_runtime.caffe.layers import LAYERS
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TRAIN
 from cos_runtime.caffe.solver import SmoothedLoss, Solver
@@ -86,7 +87,8 @@ class Trainer:
     ) -> None:
         self.job, self.world, self.line, self.wishes = job, world, line, wishes
         torch.manual_seed(job.seed)
-        state = job.solver.train_state
+        LAYERS.update(job.layers)
+        state = job.train_state
         self.net = Net(job.net, TRAIN, job.train_shapes, level=state.level, stages=state.stage)
         self.records = self.ranks_since = 0
         *models, state_file = go.blobs
@@ -126,10 +128,11 @@ class Trainer:
         if state:
             found = solverstate.parse(state, state_path)
             solver.restore(found)
-            # Caffe keeps no position in the data: a run that resumes its state begins at the first record.
-            self.records = found.records or 0
             is_same = found.ranks in {None, self.world.size}
-            self.ranks_since = found.ranks_since if is_same else self.records
+            # Caffe keeps no position in the data: a run that resumes its state begins at the first record. So do layers
+            # that read files, whose records may belong to those of the source.
+            self.records = 0 if self.net.reads_files else found.records or 0
+            self.ranks_since = min(found.ranks_since, self.records) if is_same else self.records
             # Of another number of ranks: the weights have the mean.
             rows = found.rank_blobs if is_same else []
             best = [math.nan if found.best is None else found.best, found.stale]

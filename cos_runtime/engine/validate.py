@@ -51,6 +51,7 @@ class Validator:
         self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
         self._records = job.solver.test_iter[number] * source.batch_size
+        first = 0 if self.net.reads_files else first  # they begin anew, and so must what belongs to them
         self._pass = first
         self._own = spool.load()
         self._all = world.count(self._own)

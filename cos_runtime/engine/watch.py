@@ -53,6 +53,18 @@ class Watch:
         self._watched.pop(rank, None)
         self._ranks -= 1
 
+    def keep_waiting(self) -> None:
+        """The driver itself keeps ranks waiting: none of them stands still."""
+        for watched in self._watched.values():
+            watched.moved = self._clock()
+
+    def pass_over(self, seconds: float) -> None:
+        """The driver heard nobody for so long: this counts for none of the limits."""
+        self._begin = self._begin and self._begin + seconds
+        for watched in self._watched.values():
+            watched.heard += seconds
+            watched.moved += seconds
+
     def overdue(self) -> str | None:
         """What is wrong, if somebody has been silent or has not moved for longer than the limit."""
         now = self._clock()

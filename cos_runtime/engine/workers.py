@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from pyspark.sql import SparkSession
 
 # Spark keeps idle workers by their environment, and gives out the one that has been idle longest.
 _MARK = "COS_TORCH"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager
@@ -19,8 +21,9 @@ def with_torch(spark: SparkSession) -> Iterator[None]:
     far, and the one with torch would read records.
     """
     environment = spark.sparkContext.environment
-    environment[_MARK] = "1"
-    try:
-        yield
-    finally:
-        del environment[_MARK]
+    with _ONE_AT_A_TIME:  # Spark takes the environment of all threads' functions from one place
+        environment[_MARK] = "1"
+        try:
+            yield
+        finally:
+            del environment[_MARK]

@@ -27,6 +27,7 @@ class SourceConf(Protocol):
     netParam: NetParameter  # noqa: N815 - the original's spelling
     resize: bool
     lmdb_partitions: int | None
+    timeout: float
 
     @property
     def solver_folder(self) -> str:
@@ -162,11 +163,13 @@ def source_class(layer: LayerParameter) -> type[DataSource]:
     module_name, _, class_name = SOURCE_CLASSES.get(name, name).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError):
+    except Exception as error:
+        # The module is the user's: its import may raise anything.
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f'layer "{layer.name}": source_class "{name}" cannot be imported: give one of '
+            f'layer "{layer.name}": source_class "{name}" cannot be imported ({cause}): give one of '
             f"{', '.join(SOURCE_CLASSES)} or the Python path of a class of your own, module included"
-        ) from None
+        ) from error
     if not (isinstance(found, type) and issubclass(found, DataSource)):
         raise UserError(f'layer "{layer.name}": source_class "{name}" is not a subclass of DataSource')
     return found

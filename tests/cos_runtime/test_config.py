@@ -6,7 +6,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cos_runtime.config import Config
+from cos_runtime.config import Config, parse_flags
+from cos_runtime.errors import UserError
 
 SOLVER = 'net_param { name: "n" } base_lr: 0.1 lr_policy: "fixed" max_iter: 20 '
 
@@ -66,3 +67,43 @@ def test_weights_may_be_several_files(make: Make, tmp_path: Path):
     assert make(solver).snapshotModelFile == f"{a},{b},{c}"
     assert make(solver, "-weights", "c.caffemodel,/a.caffemodel").snapshotModelFile == f"{c},/a.caffemodel"
     assert make("").snapshotModelFile == ""
+
+
+def test_a_net_beside_a_remote_solver_is_found_by_a_path_with_dots():
+    files = fsspec.filesystem("memory")
+    files.pipe_file(
+        "/there/conf/solver.prototxt", SOLVER.replace('net_param { name: "n" }', 'net: "../n.net"').encode()
+    )
+    files.pipe_file("/there/n.net", b'name: "n"')
+    conf = Config(None, ["-conf", "memory://there/conf/solver.prototxt"])
+    assert conf.netParam.name == "n"
+
+
+def test_a_blob_that_is_named_twice_is_one_feature(make: Make):
+    assert make("", "-features", "ip1, ip2,ip1").features == ["ip1", "ip2"]
+
+
+@pytest.mark.parametrize(("value", "is_on"), [(1, True), (True, True), ("TRUE", True), (0, False), ("false", False)])
+def test_a_switch_in_a_mapping_is_on_by_any_true_value(tmp_path: Path, value: object, is_on: bool):
+    path = tmp_path / "solver.prototxt"
+    path.write_text(SOLVER)
+    assert Config(None, {"conf": path, "train": value}).isTraining is is_on
+
+
+def test_a_switch_in_a_mapping_takes_no_other_word():
+    with pytest.raises(UserError, match='-train is "yes": it is a switch, give true or false'):
+        Config(None, {"conf": "solver.prototxt", "train": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("-timeout", "nan", "-timeout is nan: it must be 1 or more"),
+        ("-timeout", "inf", "-timeout is inf: it must be 100000000 s or less"),
+        ("-corrupt_share", "nan", "-corrupt_share is nan: it must be 0 or more"),
+    ],
+)
+def test_numbers_that_are_no_limits(flag: str, value: str, sentence: str):
+    with pytest.raises(UserError) as told:
+        parse_flags([flag, value])
+    assert str(told.value) == sentence

@@ -8,8 +8,9 @@ import pytest
 from cos_runtime import main as command
 from cos_runtime import preflight
 from cos_runtime.api import Config, DataSource
-from cos_runtime.caffe import weights
+from cos_runtime.caffe import solverstate, weights
 from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
+from cos_runtime.caffe.solverstate import SolverState
 from cos_runtime.errors import UserError
 from tests.fixtures.jobs import JobFolder, MakeJob
 
@@ -262,11 +263,58 @@ def test_output_that_exists(refused, make_job: MakeJob):
     assert str(folder) in refused("-test", "-output", str(folder), *args)
 
 
+@pytest.mark.parametrize("file_format", ["csv", "TEXT"])
+def test_a_format_without_lists(refused, make_job: MakeJob, file_format: str):
+    job = make_job()
+    flags = ["-train", "-features", "ip1", "-output", job.file("out"), "-outputFormat", file_format]
+    sentence = f"-outputFormat {file_format} cannot hold features, which are lists: give json or parquet"
+    assert refused(*job.args(*flags)) == sentence
+
+
+def test_the_result_of_a_test_goes_beside_the_features(make_job: MakeJob):
+    flags = make_job().args("-test", "-features", "ip1", "-output", "s3://b/features/")
+    assert command.test_output(Config(None, flags)) == "s3://b/features.test.txt"
+
+
+def test_places_that_cannot_be_written_to(refused, make_job: MakeJob):
+    job = make_job()
+    model, nowhere = "/proc/nowhere/m.caffemodel", f"{job.solver}/m"
+    assert refused("-train", *job.args(model=model)).startswith(f"-model {model} cannot be written: No such file")
+    for flags in (["-train", "-model", nowhere], ["-train", "-test", "-model", job.file("m"), "-output", nowhere]):
+        assert f"{nowhere} cannot be written: " in refused("-conf", job.solver, *flags)
+    edit(job, "solver.prototxt", "max_iter: 20", 'max_iter: 20 snapshot: 10 snapshot_prefix: "/proc/nowhere/snap"')
+    assert refused("-train", *job.args()).startswith("snapshot_prefix /proc/nowhere/snap cannot be written: ")
+
+
+def test_the_best_weights_of_another_run_stay_where_the_state_has_none(refused, make_job: MakeJob):
+    job = make_job(solver="test_interval: 5 test_iter: 5")
+    model = write_weights(job, ip1=[(12, 36), (12,)], ip2=[(4, 12), (4,)])
+    history = [np.zeros(shape, np.float32) for shape in ((12, 36), (12,), (4, 12), (4,))]
+    for best in (None, 0.5):
+        state = Path(job.file("given.solverstate"))
+        content = solverstate.serialize(SolverState(10, 0, history, best=best), SolverParameter.BINARYPROTO)
+        state.write_bytes(content)
+        Path(job.file("model_best.caffemodel")).write_bytes(b"precious")
+        flags = job.args("-train", "-best", "loss", "-snapshot", str(state), "-weights", model)
+        if best is None:
+            assert refused(*flags).startswith(f"-best would write over {job.file('model_best.caffemodel')}")
+        else:
+            with pytest.raises(pytest.fail.Exception, match="Spark was started"):
+                command.run(flags)
+
+
 def test_a_blob_that_the_net_lacks(refused, make_job: MakeJob):
     job = make_job()
     model = write_weights(job, ip1=[(12, 36), (12,)], ip2=[(4, 12), (4,)])
     sentence = refused("-features", "ip1,ip3", "-output", job.file("out"), "-conf", job.solver, "-model", model)
     assert sentence.startswith('-features: the TEST net has no blob "ip3": did you mean "ip')
+
+
+@pytest.fixture
+def broken_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A module that cannot be imported."""
+    (tmp_path / "broken_source.py").write_text('raise RuntimeError("no licence for the camera")')
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +323,11 @@ def test_a_blob_that_the_net_lacks(refused, make_job: MakeJob):
         ("no.such.module.Source", "cannot be imported"),
         ("os.path.join", "not a subclass of DataSource"),
         ("com.yahoo.ml.caffe.Nothing", "cannot be imported"),
+        (".own.Source", "cannot be imported (TypeError: "),
+        ("broken_source.Source", "cannot be imported (RuntimeError: no licence for the camera): "),
     ],
 )
-def test_a_source_class_that_is_none(refused, make_job: MakeJob, name: str, word: str):
+def test_a_source_class_that_is_none(refused, make_job: MakeJob, broken_source: None, name: str, word: str):
     sentence = refused("-train", *make_job(source_class=name).args())
     assert 'layer "data"' in sentence
     assert name in sentence

@@ -83,6 +83,9 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     """Whether the first top is a loss, of weight 1 where no ``loss_weight`` is given."""
 
+    reads_files: ClassVar[bool] = False
+    """Whether it reads records itself, from their first on in each run."""
+
     label_bottom: ClassVar[int | None] = None
     """The number of the bottom to which ``force_backward`` asks for no gradient."""
 
@@ -172,3 +175,9 @@ def register(name: str) -> Callable[[L], L]:
         return cls
 
     return add
+
+
+def registered_elsewhere() -> dict[str, type[Layer]]:
+    """The layers that are none of this package's, by type: what other processes have to be given."""
+    own = __name__.partition(".")[0]
+    return {name: kind for name, kind in LAYERS.items() if kind.__module__.partition(".")[0] != own}

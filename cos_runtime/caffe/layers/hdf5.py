@@ -28,6 +28,7 @@ class HDF5Data(Layer):
 
     n_bottoms = (0, 0)
     n_tops = (1, ANY)
+    reads_files = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.hdf5_data_param
@@ -54,25 +55,24 @@ class HDF5Data(Layer):
             self.refuse(f"the data sets in {path} have {counts} rows: each must have the same number, 1 or more")
         return rows
 
-    def _rows(self) -> Iterator[Rows]:
-        """Every row of every file, without end."""
-        while True:
-            shuffle = self.param.hdf5_data_param.shuffle
-            for index in permutation(len(self.files)) if shuffle else range(len(self.files)):
-                file = self._load(self.files[index])
-                for name, values in file.items():
-                    if values.shape[1:] != self.item_shapes[name]:
-                        self.refuse(
-                            f'"{name}" in {self.files[index]} has rows of {values.shape[1:]}, '
-                            f"the first file has {self.item_shapes[name]}"
-                        )
-                count = len(next(iter(file.values())))
-                for row in permutation(count) if shuffle else range(count):
-                    yield {name: values[row] for name, values in file.items()}
+    def _round(self) -> Iterator[Rows]:
+        """Every row of every file."""
+        shuffle = self.param.hdf5_data_param.shuffle
+        for index in permutation(len(self.files)) if shuffle else range(len(self.files)):
+            file = self._load(self.files[index])
+            for name, values in file.items():
+                if values.shape[1:] != self.item_shapes[name]:
+                    self.refuse(
+                        f'"{name}" in {self.files[index]} has rows of {values.shape[1:]}, '
+                        f"the first file has {self.item_shapes[name]}"
+                    )
+            count = len(next(iter(file.values())))
+            for row in permutation(count) if shuffle else range(count):
+                yield {name: values[row] for name, values in file.items()}
 
     def forward(self) -> tuple[Tensor, ...]:
         if self.rows is None:
-            self.rows = own_turns(self._rows(), self.phase)
+            self.rows = own_turns(self, iter(self._round, None))
         rows = [next(self.rows) for _ in range(self.param.hdf5_data_param.batch_size)]
         return tuple(torch.from_numpy(np.stack([row[top] for row in rows])) for top in self.param.top)
 

@@ -32,6 +32,7 @@ class ImageData(Layer):
 
     n_bottoms = (0, 0)
     n_tops = (2, 2)
+    reads_files = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.image_data_param
@@ -57,21 +58,20 @@ class ImageData(Layer):
         image = read_image(param.root_folder, name, 3 if param.is_color else 1)
         return resize(image[None], param.new_height, param.new_width)[0] if param.new_height else image
 
-    def _records(self) -> Iterator[tuple[str, float]]:
-        """Every line, round after round, without end."""
+    def _rounds(self) -> Iterator[list[tuple[str, float]]]:
+        """The lines in the order of each round, without end."""
         param, lines = self.param.image_data_param, list(self.lines)
         skipped = int(torch.randint(param.rand_skip, ())) if param.rand_skip else 0
         if skipped >= len(lines):
             self.refuse(f"rand_skip {param.rand_skip} leaves nothing of {len(lines)} images")
         while True:
             order = permutation(len(lines)) if param.shuffle else range(len(lines))
-            for index in list(order)[skipped:]:
-                yield lines[index]
+            yield [lines[index] for index in list(order)[skipped:]]
             skipped = 0
 
     def forward(self) -> tuple[Tensor, Tensor]:
         if self.records is None:
-            self.records = own_turns(self._records(), self.phase)
+            self.records = own_turns(self, self._rounds())
         names, labels = zip(*(next(self.records) for _ in range(self.param.image_data_param.batch_size)), strict=True)
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
         # One at a time: their sizes may differ where a crop makes them one.

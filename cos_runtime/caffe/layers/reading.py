@@ -11,7 +11,6 @@ from torch import distributed
 
 from cos_runtime import storage
 from cos_runtime.caffe.layers.base import Layer
-from cos_runtime.caffe.schema.caffe_pb2 import TEST, Phase
 
 T = TypeVar("T")
 
@@ -36,8 +35,18 @@ def permutation(count: int) -> list[int]:
     return order
 
 
-def own_turns(records: Iterable[T], phase: Phase) -> Iterator[T]:
-    """Those records of an endless sequence that are this rank's: every one in TEST, in TRAIN each rank in its turn."""
-    if phase == TEST or not distributed.is_available() or not distributed.is_initialized():
-        return iter(records)
-    return itertools.islice(records, distributed.get_rank(), None, distributed.get_world_size())
+def own_turns(layer: Layer, rounds: Iterable[Iterable[T]]) -> Iterator[T]:
+    """Those records of each round that are this rank's: every one in TEST, in TRAIN each rank in its turn.
+
+    So the records of a source are dealt too, of which those of a layer may be a part.
+    """
+    rank, size = 0, 1
+    if layer.is_training and distributed.is_available() and distributed.is_initialized():
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+    for records in rounds:
+        has_any = False
+        for record in itertools.islice(records, rank, None, size):
+            has_any = True
+            yield record
+        if not has_any:
+            layer.refuse(f"it has fewer records than there are ranks, {size}: train with fewer")

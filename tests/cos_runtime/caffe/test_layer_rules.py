@@ -66,6 +66,7 @@ DIFFERENTIABLE = [
     ('type: "Scale" scale_param { bias_term: true axis: 2 }', [(2, 3, 2), (2,)]),
     ('type: "Bias" bias_param { axis: -1 }', [(2, 3, 2)]),
     ('type: "Bias" ', [(2, 3, 2), (3, 2)]),
+    ('type: "Scale" ', [(), ()]),
     ('type: "PReLU" prelu_param { channel_shared: true }', [(2, 3)]),
     ('type: "Power" power_param { power: 3 scale: 0.5 shift: 2 }', [(2, 3)]),
     ('type: "Exp" exp_param { base: 3 shift: -1 scale: 2 }', [(2, 3)]),

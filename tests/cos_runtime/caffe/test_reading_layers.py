@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -214,6 +215,13 @@ def test_window_data_counts_in_single_precision(windows: Path) -> None:
     layer = build(window_data(windows, "batch_size: 100 fg_fraction: 0.29 fg_threshold: 0.6"))
     assert layer()[1].count_nonzero() == 29
     assert {window.label for window in layer.foreground} == {4, 9}
+
+
+def test_window_data_places_windows_in_single_precision(windows: Path) -> None:
+    layer = build(window_data(windows, "batch_size: 1 context_pad: 4", "crop_size: 64"))
+    window = replace(layer.foreground[0], x1=30, y1=192, x2=78, y2=201)
+    # 54.5 - 24.5 * 64 / 56, which is 26.5 in double precision.
+    assert layer._place(window, 195, 354, False).start[0] == 26
 
 
 def test_window_data_takes_a_window_that_its_context_leads_out_of_the_image(windows: Path) -> None:

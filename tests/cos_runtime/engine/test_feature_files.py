@@ -85,6 +85,11 @@ def test_a_format_of_sparks_alone_is_refused(spark: SparkSession) -> None:
         feature_files.check(spark, ELSEWHERE, "orc")
 
 
+def test_a_format_that_nobody_knows_is_refused(spark: SparkSession) -> None:
+    with pytest.raises(UserError, match="-outputFormat jsno: Spark knows no such format: give json or parquet"):
+        feature_files.check(spark, "/tmp/features", "jsno")  # noqa: S108 - nothing is written
+
+
 def test_a_local_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with storage.new_folder(str(tmp_path / "deep" / "whole")) as folder, folder.open("a") as file:
         file.write(b"a")

@@ -1,17 +1,22 @@
 """Testing and features over Spark: every record, in its place, however the rows are spread."""
 
 import itertools
+import time
 from pathlib import Path
 
+import h5py
+import lmdb
 import numpy as np
 import pytest
 import torch
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.caffe import prototxt, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST
+from cos_runtime.engine import feature_files, inference
 from cos_runtime.errors import UserError
 from cos_runtime.sources.lmdb import LMDB
 from tests.fixtures.jobs import JobFolder, MakeJob, images
@@ -30,6 +35,21 @@ class Uneven(LMDB):
         slices = [rows[start:end] for start, end in itertools.pairwise(cuts)]
         spread = spark.sparkContext.parallelize(slices, len(slices)).flatMap(list)
         return spark.createDataFrame(spread, frame.schema)
+
+
+class Nothing(LMDB):
+    """None of the records."""
+
+    def dataframe(self, spark: SparkSession) -> DataFrame:
+        return super().dataframe(spark).where("false")
+
+
+class Slow(LMDB):
+    """Takes two seconds for a batch."""
+
+    def decode(self, rows, generator):
+        time.sleep(2)
+        return super().decode(rows, generator)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +112,30 @@ def test_the_test_is_over_all_records(spark, trained: JobFolder):
         assert result[name] == pytest.approx([float(blob)], rel=1e-5), name
 
 
+def test_records_of_a_layer_that_reads_files_stay_with_those_of_the_source(spark, make_job: MakeJob):
+    layers = """
+    layer { name: "own" type: "HDF5Data" top: "own" hdf5_data_param { source: "labels.txt" batch_size: 10 } }
+    layer { name: "pair" type: "EuclideanLoss" bottom: "label" bottom: "own" top: "pair" }
+    """
+    test = "include { phase: TEST }"
+    job = make_job(test_records=RECORDS, max_iter=1, extra=layers.replace('type: "', f'{test} type: "'))
+    net = Path(job.file("net.prototxt"))
+    net.write_text(net.read_text().replace("labels.txt", job.file("labels.txt")))
+    Path(job.file("labels.txt")).write_text(job.file("labels.h5"))
+    with h5py.File(job.file("labels.h5"), "w") as file:
+        file["own"] = np.array(images(RECORDS, seed=len("test"))[1], np.float32)
+    conf = Config(spark, job.args("-train", "-features", "own", "-label", "label", "-lmdb_partitions", "3"))
+    cos, source = CaffeOnSpark(spark), DataSource.getSource(conf, False)
+    cos.train(DataSource.getSource(conf, True))
+    assert cos.test(source)["pair"] == [0]
+    assert {row.own == row.label for row in cos.features(source).collect()} == {True}
+    solver = Path(job.solver)
+    solver.write_text(solver.read_text() + " test_iter: 2 test_interval: 1")
+    both = Config(spark, job.args("-train", "-clusterSize", "2", model="other.caffemodel"))
+    with pytest.raises(UserError, match='layer "own" of the TEST net reads its file in the order of the records'):
+        cos.trainWithValidation(DataSource.getSource(both, True), DataSource.getSource(both, False))
+
+
 def test_outputs_of_any_shape(spark, make_job: MakeJob):
     # As many classes as records in a batch; the last batch, and the last of each rank's, have fewer.
     solver = "test_iter: 11 test_interval: 2 test_initialization: false"
@@ -119,6 +163,44 @@ def accuracy_of_classes(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of each of four classes the part of its records that is predicted; 0 for one without any."""
     hits = scores.argmax(1) == labels
     return np.array([hits[labels == number].sum() / max(1, (labels == number).sum()) for number in range(4)])
+
+
+def test_a_source_without_records(spark, trained: JobFolder, make_job: MakeJob):
+    empty = make_job(source_class=f"{__name__}.Nothing")
+    conf = Config(spark, empty.args("-test", model=trained.file("model.caffemodel")))
+    with pytest.raises(UserError, match='layer "data": its source has no records: there is nothing to test'):
+        CaffeOnSpark(spark).test(DataSource.getSource(conf, False))
+
+
+def test_a_damaged_record_is_named(spark, trained: JobFolder, make_job: MakeJob, tmp_path: Path):
+    job = make_job()
+    with lmdb.open(str(tmp_path / "test_50"), lock=False) as environment, environment.begin(write=True) as writing:
+        writing.put(b"00000013", b"rubbish")
+    conf = Config(spark, job.args("-test", "-features", "ip1", model=trained.file("model.caffemodel")))
+    cos, source = CaffeOnSpark(spark), DataSource.getSource(conf, False)
+    with pytest.raises(UserError, match="^record 00000013 of .* has no data that can be read"):
+        cos.test(source)
+    with pytest.raises(UserError, match="^record 00000013 of "), inference.mistakes_told():
+        feature_files.write(cos.features(source), str(tmp_path / "features"), "json")
+
+
+def test_the_source_may_be_silent_for_as_long_as_the_flag_says(spark, trained: JobFolder, make_job: MakeJob):
+    slow = make_job(source_class=f"{__name__}.Slow", test_records=10)
+    flags = slow.args("-test", "-features", "ip1", "-timeout", "1", model=trained.file("model.caffemodel"))
+    cos, source = CaffeOnSpark(spark), DataSource.getSource(Config(spark, flags), False)
+    for use in (cos.test, lambda source: cos.features(source).collect()):
+        with pytest.raises(PySparkException, match="no batch was read within 1 s"):
+            use(source)
+
+
+def test_the_weights_do_not_stay_with_spark(spark, trained: JobFolder):
+    def files() -> list[Path]:
+        return [path for path in Path(spark.sparkContext._temp_dir).rglob("*") if path.is_file()]
+
+    source = DataSource.getSource(Config(spark, trained.args()), False)
+    before = len(files())
+    CaffeOnSpark(spark).test(source)
+    assert len(files()) == before
 
 
 def test_features_go_where_spark_writes(spark, trained: JobFolder, tmp_path: Path):

@@ -1,19 +1,22 @@
 """Training over Spark: real ranks in a real barrier stage."""
 
 import os
+import re
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.caffe import solverstate, weights
+from cos_runtime.caffe.layers import Layer, register
 from cos_runtime.caffe.schema.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from cos_runtime.engine.failures import RankError
 from cos_runtime.errors import UserError
 from cos_runtime.sources.lmdb import LMDB
-from tests.fixtures.jobs import JobFolder, MakeJob
+from tests.fixtures.jobs import JobFolder, MakeJob, images
 from tests.fixtures.training import BATCH_NORM, assert_same, metrics, train
 
 
@@ -160,16 +163,99 @@ def test_each_of_several_test_nets_has_its_own_records(spark, make_job: MakeJob)
     assert "Testing net (#1)" in Path(job.file("train.log")).read_text()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_records_of_a_layer_that_reads_files_stay_with_those_of_the_source(spark, make_job: MakeJob, ranks: int):
+    """Also after the first round of records that are no multiple of the ranks, and after a new start."""
+    layers = """
+    layer { name: "own" type: "HDF5Data" top: "own" hdf5_data_param { source: "labels.txt" batch_size: 8 } }
+    layer { name: "pair" type: "EuclideanLoss" bottom: "label" bottom: "own" top: "pair" }
+    """
+    source = "tests.cos_runtime.engine.disturbed_source.Disturbed"
+    job = make_job(records=81, max_iter=24, solver="display: 1", extra=layers, source_class=source)
+    net = Path(job.file("net.prototxt"))
+    net.write_text(net.read_text().replace("labels.txt", job.file("labels.txt")))
+    Path(job.file("labels.txt")).write_text(job.file("labels.h5"))
+    with h5py.File(job.file("labels.h5"), "w") as file:
+        file["own"] = np.array(images(81, seed=len("train"))[1], np.float32)
+    Path(job.file("disturbances")).write_text("80:1:kill")
+    train(spark, job, "-clusterSize", str(ranks), "-checkpoint_iterations", "2")
+    assert {step["outputs"]["pair"] for step in metrics(job, "train") if step["outputs"]} == {0.0}
+    assert len(metrics(job, "started")) == 2
+
+
+@register("Halved")
+class Halved(Layer):
+    """top = bottom / 2."""
+
+    def setup(self, bottoms):
+        return [bottoms[0]]
+
+    def forward(self, x):
+        return x / 2
+
+
+def test_ranks_are_given_layers_of_ones_own(spark, make_job: MakeJob):
+    layer = 'layer { name: "half" type: "Halved" bottom: "ip1" top: "ip1" }'
+    job = make_job(max_iter=1, extra=layer)
+    assert "half" in train(spark, job)
+
+
+def test_the_level_that_the_net_itself_asks_for(spark, make_job: MakeJob):
+    deep = """layer { name: "deep" type: "Scale" bottom: "ip1" top: "ip1" include { min_level: 1 } }"""
+    job = make_job(max_iter=1, extra=deep)
+    net = Path(job.file("net.prototxt"))
+    net.write_text("state { level: 1 }" + net.read_text())
+    assert len(train(spark, job)["deep"]) == 1
+
+
+class Empty(LMDB):
+    """Has no records when they are read."""
+
+    def dataframe(self, spark):
+        return super().dataframe(spark).limit(0)
+
+
+class Unreadable(LMDB):
+    """Its records cannot be read."""
+
+    def dataframe(self, spark):
+        def fail(batches):
+            raise ValueError("a broken disk")
+            yield from batches
+
+        frame = super().dataframe(spark)
+        return frame.mapInArrow(fail, frame.schema)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("Empty", "0 of 2 ranks ran: has the source any records"),
+        ("Unreadable", "records could not be dealt: .*a broken"),
+    ],
+)
+def test_a_source_that_gives_nothing_is_a_failed_job(spark, make_job: MakeJob, name: str, cause: str):
+    job = make_job(source_class=f"{__name__}.{name}")
+    with pytest.raises(RankError, match=cause):
+        train(spark, job, "-clusterSize", "2")
+    assert re.search(cause, metrics(job, "failed")[-1]["error"])
+    assert not Path(job.file("model.caffemodel")).exists()
+
+
 def test_what_the_test_net_alone_has_is_of_the_weights_file(spark, make_job: MakeJob):
     scale = 'layer { name: "cal" type: "Scale" bottom: "ip1" top: "ip1" include { phase: TEST } }'
-    job = make_job(max_iter=1, solver="test_iter: 5 test_interval: 1", extra=scale)
+    source = "tests.cos_runtime.engine.disturbed_source.Disturbed"
+    job = make_job(max_iter=8, solver="test_iter: 5 test_interval: 4", extra=scale, source_class=source)
+    Path(job.file("disturbances")).write_text("80:1:kill")  # at iteration 5, after which all begins anew
     Path(job.solver).write_text(Path(job.solver).read_text().replace("base_lr: 0.1", "base_lr: 0"))
     layer = LayerParameter(name="cal", type="Scale")
     content = weights.serialize(NetParameter(layer=[layer]), {"cal": [np.zeros(12, np.float32)]}, SolverParameter.HDF5)
     Path(job.file("cal.caffemodel.h5")).write_bytes(content)
-    conf = Config(spark, job.args("-train", "-clusterSize", "2", "-weights", job.file("cal.caffemodel.h5")))
+    args = ["-clusterSize", "2", "-checkpoint_iterations", "2", "-weights", job.file("cal.caffemodel.h5")]
+    conf = Config(spark, job.args("-train", *args))
     frame = CaffeOnSpark(spark).trainWithValidation(DataSource.getSource(conf, True), DataSource.getSource(conf, False))
-    assert [row.loss[0] for row in frame.collect()] == pytest.approx([np.log(4)] * 2, rel=1e-6)
+    assert [row.loss[0] for row in frame.collect()] == pytest.approx([np.log(4)] * 3, rel=1e-6)
+    assert len(metrics(job, "started")) == 2
 
 
 def _batch_losses(conf: Config, spark) -> list[float]:

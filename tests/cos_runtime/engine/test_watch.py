@@ -80,3 +80,26 @@ def test_a_rank_that_is_done_is_not_expected(watch: Watch, clock: Clock):
     watch.ended(1)
     clock.now += 100
     assert watch.overdue() is None
+
+
+def test_ranks_that_the_driver_keeps_waiting_do_not_stand_still_and_may_not_be_silent(watch: Watch, clock: Clock):
+    for _ in range(20):
+        clock.now += 1
+        watch.heard(0, "host0", 1, AT_WORK)
+        watch.heard(1, "host1", 1, IN_EXCHANGE)
+        watch.keep_waiting()
+        assert watch.overdue() is None
+    for _ in range(11):
+        clock.now += 1
+        watch.heard(0, "host0", 1, AT_WORK)
+        watch.keep_waiting()
+    assert watch.overdue().startswith("rank 1 on host1 said nothing for 10 s")
+
+
+def test_what_the_driver_could_not_hear_does_not_count(watch: Watch, clock: Clock):
+    clock.now += 9
+    clock.now += 100
+    watch.pass_over(100)
+    assert watch.overdue() is None
+    clock.now += 2
+    assert watch.overdue().startswith("rank 0 on host0, rank 1 on host1 said nothing for 10 s")

@@ -210,8 +210,8 @@ class CaffeOnSpark:
             weights_path=conf.modelPath,
             solver_mode=solver.solver_mode if solver.HasField("solver_mode") else None,
             numerics=Numerics(conf.memory_format),
-            reads_files=net.reads_files,
-            layers=registered_elsewhere(),
+            reads_in_order=net.reads_in_order,
+            layers=registered_elsewhere(each.type for each in conf.netParam.layer),
         )
 
     def _describe(self, text: str) -> None:
@@ -249,5 +249,5 @@ def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], pl
         numerics=Numerics(conf.memory_format, conf.precision),
         local_steps=conf.local_steps,
         shuffle=conf.shuffle,
-        layers=registered_elsewhere(),
+        layers=registered_elsewhere(each.type for each in conf.netParam.layer),
     )

@@ -38,6 +38,12 @@ def check_training(
     _check_batches(conf, source, validations)
     state = conf.train_state
     net = Net(conf.netParam, TRAIN, source.top_shapes(), level=state.level, stages=state.stage)
+    for name, layer in net.named_layers():
+        if conf.precision == "float16" and layer.is_in_place and layer.ignores_gradient_in_place:
+            raise UserError(
+                f'layer "{name}": in place it loses the scale of the loss that -precision float16 needs: give its top '
+                "another name, or train in bfloat16"
+            )
     if not net.losses:
         raise UserError(f'net "{net.name}" has no loss in the phase TRAIN: there is nothing to train')
     solver = Solver(conf.solverParameter, net)
@@ -46,8 +52,10 @@ def check_training(
     tested = [test_net(conf, validation, number) for number, validation in enumerate(validations)]
     for each in tested:
         each.share_weights(net)
-        if each.reads_files and conf.ranks > 1:
-            reader = next(name for name, layer in each.named_layers() if layer.reads_files)
+        for path, content in start.models:
+            each.copy_lacking_weights(net, weights.parse(content, path), path)
+        if each.reads_in_order and conf.ranks > 1:
+            reader = next(name for name, layer in each.named_layers() if layer.reads_in_order)
             raise UserError(
                 f'layer "{reader}" of the TEST net reads its file in the order of the records, which are shared out to '
                 f"{conf.ranks} ranks: validate on one rank, or by -test after training"

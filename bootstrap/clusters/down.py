@@ -95,7 +95,8 @@ def end(
         known = facts.known(name)
         bucket = _bucket(where, name, known)
         meters = read_meter(where, name, bucket)
-        if known is None and meters and all(meter.end for meter in meters) and engine.is_used:
+        is_over = known is None and meters and all(meter.end for meter in meters)
+        if is_over and engine.is_used and bucket != config.read(name).get("bucket"):
             bucket, meters = None, []  # an earlier life's, which has ended: this one did not come to a bucket
         end_nodes(where, name, bucket, tell, SAVE_SECONDS if save_seconds is None else save_seconds)
         said = cost(closed(meters))

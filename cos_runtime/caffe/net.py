@@ -255,7 +255,7 @@ class Net(nn.Module):
                     bottoms[i] = bottoms[i].detach() if cut else bottoms[i]
                 tops = step.compute(*bottoms)
                 tops = tops if isinstance(tops, tuple) else (tops,)
-                if step.layer.reads_files and inputs:
+                if step.layer.reads_in_order and inputs:
                     tops = self._beside(inputs, tops)
                 blobs.update(zip(step.tops, tops, strict=False))
                 for memory in step.leaves:
@@ -278,9 +278,9 @@ class Net(nn.Module):
         return torch.stack(terms).sum() if terms else torch.zeros(())
 
     @property
-    def reads_files(self) -> bool:
+    def reads_in_order(self) -> bool:
         """Whether a layer reads records itself, from their first on in each run."""
-        return any(layer.reads_files for _, layer in self.named_layers())
+        return any(layer.reads_in_order for _, layer in self.named_layers())
 
     def weights(self) -> dict[str, list[np.ndarray]]:
         """A copy of all parameter blobs by layer, in net order; layers without any have an empty list."""
@@ -320,6 +320,11 @@ class Net(nn.Module):
                 if array is not None:
                     _copy_blob(layer, index, array, origin)
         return missing
+
+    def copy_lacking_weights(self, other: Net, weights: Mapping[str, Sequence[np.ndarray | None]], origin: str) -> None:
+        """Take over, as :meth:`copy_weights`, the blobs of layers that another net has not."""
+        theirs = {name for name, _ in other.named_layers()}
+        self.copy_weights({name: blobs for name, blobs in weights.items() if name not in theirs}, origin)
 
     def share_weights(self, other: Net) -> None:
         """Use the parameter blobs of another net's layers of the same names, as they are and will be."""

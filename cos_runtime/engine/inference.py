@@ -50,7 +50,7 @@ class Predictor:
         weights_path: where it came from.
         solver_mode: CPU, GPU, or None where the solver does not say.
         numerics: how the net is computed.
-        reads_files: whether a layer of the net reads records itself, in the order of the source's.
+        reads_in_order: whether a layer of the net reads records itself, in the order of the source's.
         layers: classes of layers that are the user's own, by type.
         key: tells this predictor from every other one.
     """
@@ -63,7 +63,7 @@ class Predictor:
     weights_path: str
     solver_mode: int | None
     numerics: Numerics
-    reads_files: bool = False
+    reads_in_order: bool = False
     layers: dict[str, type[Layer]] = field(default_factory=dict)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -104,7 +104,7 @@ def device_of_task(solver_mode: int | None) -> torch.device:
 def _records(spark: SparkSession, predictor: Predictor) -> DataFrame:
     rows = predictor.source.dataframe(spark)
     # Else each task's layer would begin its file anew.
-    return rows.coalesce(1) if predictor.reads_files else rows
+    return rows.coalesce(1) if predictor.reads_in_order else rows
 
 
 def features(spark: SparkSession, predictor: Predictor, blobs: list[str]) -> DataFrame:

@@ -60,7 +60,7 @@ def run(
         teller.refuse_cancelled()  # where Spark had no job yet, or none any more, that could be cancelled
         try:
             with _switchboard(spark) as board:
-                rows = _made(make_rows)
+                rows = _made(spark, make_rows)
                 Stage(dataclasses.replace(job, address=board.address), start, board).run(spark, rows, teller)
         except RankError as error:
             if not error.is_lost or restarts == policy.restarts:
@@ -72,11 +72,20 @@ def run(
             return
 
 
-def _made(make_rows: Callable[[], DataFrame]) -> DataFrame:
+def _made(spark: SparkSession, make_rows: Callable[[], DataFrame]) -> DataFrame:
     try:
         return make_rows()
     except SPARKS_ERRORS as error:
+        if isinstance(error, ConnectionError) and _is_alive(spark):
+            raise  # the source's own: its code runs here too
         raise told_by_spark(error, "the records could not be dealt") from None
+
+
+def _is_alive(spark: SparkSession) -> bool:
+    try:
+        return not spark.sparkContext._jsc.sc().isStopped()
+    except (AttributeError, *SPARKS_ERRORS):
+        return False
 
 
 def _said(error: RankError, restarts: int) -> RankError:

@@ -131,7 +131,7 @@ class Trainer:
             is_same = found.ranks in {None, self.world.size}
             # Caffe keeps no position in the data: a run that resumes its state begins at the first record. So do layers
             # that read files, whose records may belong to those of the source.
-            self.records = 0 if self.net.reads_files else found.records or 0
+            self.records = 0 if self.net.reads_in_order else found.records or 0
             self.ranks_since = min(found.ranks_since, self.records) if is_same else self.records
             # Of another number of ranks: the weights have the mean.
             rows = found.rank_blobs if is_same else []
@@ -221,9 +221,10 @@ class Trainer:
             with pace.pause():
                 self._average_state()
                 self._keep(FINAL)
-                self.keeper.wait()
             if self.solver.iteration == self.job.solver.max_iter and self._display_is_due:
                 self._display_one_more(pace)
+            with pace.pause():  # the last of all, for the other ranks wait for nobody by then
+                self.keeper.wait()
         return self.solver.iteration - first
 
     def _step(self, pace: Pace) -> set[Wish]:

@@ -51,7 +51,7 @@ class Validator:
         self._world, self._numerics = world, job.numerics
         self._batch = source.batch_size
         self._records = job.solver.test_iter[number] * source.batch_size
-        first = 0 if self.net.reads_files else first  # they begin anew, and so must what belongs to them
+        first = 0 if self.net.reads_in_order else first  # they begin anew, and so must what belongs to them
         self._pass = first
         self._own = spool.load()
         self._all = world.count(self._own)
@@ -97,8 +97,6 @@ def _begin_own_weights(test_net: Net, net: Net, world: World, files: Mapping[str
     shared = {id(parameter) for parameter in net.parameters()}
     own = [parameter.detach() for parameter in test_net.parameters() if id(parameter) not in shared]
     if own:
-        theirs = {name for name, _ in net.named_layers()}
         for path, content in files.items():
-            found = weights.parse(content, path)
-            test_net.copy_weights({name: blobs for name, blobs in found.items() if name not in theirs}, path)
+            test_net.copy_lacking_weights(net, weights.parse(content, path), path)
         world.copy_from_first(own)

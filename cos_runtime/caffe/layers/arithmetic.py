@@ -34,6 +34,8 @@ class Power(Elementwise):
     takes the derivative at the top's values, which are in the bottom.
     """
 
+    ignores_gradient_in_place = True
+
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.power_param
         if param.power * param.scale == 0:
@@ -96,6 +98,8 @@ class Log(Elementwise):
 
     In place, the gradient is as Power's.
     """
+
+    ignores_gradient_in_place = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         log_base = _log_of_base(self, self.param.log_param)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NoReturn, TypeVar, cast
 
 import torch
@@ -83,11 +83,14 @@ class Layer(nn.Module):
     is_loss: ClassVar[bool] = False
     """Whether the first top is a loss, of weight 1 where no ``loss_weight`` is given."""
 
-    reads_files: ClassVar[bool] = False
-    """Whether it reads records itself, from their first on in each run."""
+    reads_in_order: bool = False
+    """Whether it reads records itself, one after the other, from the first on in each run."""
 
     label_bottom: ClassVar[int | None] = None
     """The number of the bottom to which ``force_backward`` asks for no gradient."""
+
+    ignores_gradient_in_place: ClassVar[bool] = False
+    """Whether Caffe, in place, loses the gradient from above, and a scale of the loss with it."""
 
     without_gradient: ClassVar[tuple[int, ...]] = ()
     """The numbers of bottoms, from the end where negative, whose gradient Caffe ends at when it is asked for."""
@@ -177,7 +180,8 @@ def register(name: str) -> Callable[[L], L]:
     return add
 
 
-def registered_elsewhere() -> dict[str, type[Layer]]:
-    """The layers that are none of this package's, by type: what other processes have to be given."""
+def registered_elsewhere(types: Iterable[str]) -> dict[str, type[Layer]]:
+    """Those of these types that are none of this package's: what other processes have to be given."""
     own = __name__.partition(".")[0]
-    return {name: kind for name, kind in LAYERS.items() if kind.__module__.partition(".")[0] != own}
+    found = {name: LAYERS[name] for name in types if name in LAYERS}
+    return {name: kind for name, kind in found.items() if kind.__module__.partition(".")[0] != own}

@@ -23,12 +23,12 @@ class HDF5Data(Layer):
     """Tops = rows of the data sets of their names, ``batch_size`` a pass, from the files that ``source`` lists.
 
     It goes through the files one after the other, again and again; with ``shuffle`` the files, and the rows of each,
-    are in random order. Ranks take turns: each row is one rank's.
+    are in random order. Ranks take turns: each row is one rank's, but for a file whose rows make a whole batch, as a
+    constant that each pass has.
     """
 
     n_bottoms = (0, 0)
     n_tops = (1, ANY)
-    reads_files = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.hdf5_data_param
@@ -39,6 +39,8 @@ class HDF5Data(Layer):
         # Caffe reads word by word: a line may have several.
         self.files = " ".join(read_lines(self, param.source, "list of HDF5 files")).split()
         first = self._load(self.files[0])
+        rows = len(next(iter(first.values())))
+        self.reads_in_order = len(self.files) > 1 or param.batch_size % rows != 0
         self.item_shapes: dict[str, Shape] = {name: rows.shape[1:] for name, rows in first.items()}
         self.rows: Iterator[Rows] | None = None
         return [(param.batch_size, *first[top].shape[1:]) for top in self.param.top]

@@ -32,7 +32,7 @@ class ImageData(Layer):
 
     n_bottoms = (0, 0)
     n_tops = (2, 2)
-    reads_files = True
+    reads_in_order = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param = self.param.image_data_param

@@ -19,18 +19,20 @@ class Memory:
 
     def __init__(self, layer: Pointwise) -> None:
         self._layer = layer
-        self._left: list[Tensor] = []
+        self._left: list[Tensor] | None = None
 
     def compute(self, x: Tensor) -> Tensor:
         """The layer's top, with the derivative by what will be left."""
-        self._left = []  # each forward pass has its own
         if not (torch.is_grad_enabled() and x.requires_grad):
             return cast(Tensor, self._layer(x))
+        self._left = []  # each forward pass has its own
         return cast(Tensor, _ByWhatIsLeft.apply(x, self._layer, self._left))
 
     def leave(self, top: Tensor) -> None:
         """Take the top of the last layer in place."""
-        self._left.append(top.detach())
+        left, self._left = self._left, None  # the backward pass alone holds it on
+        if left is not None:
+            left.append(top.detach())
 
 
 class _ByWhatIsLeft(torch.autograd.Function):

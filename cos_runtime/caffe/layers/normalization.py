@@ -32,7 +32,7 @@ class LRN(Elementwise):
             self.refuse(f"local_size is {self.size}, it must be odd")
         self.alpha, self.beta, self.k = param.alpha, param.beta, param.k
         self.is_within_channel = param.norm_region == LRNParameter.WITHIN_CHANNEL
-        if not self.is_within_channel:
+        if self.is_training and not self.is_within_channel:
             self.refuse_in_place()
         return super().setup(bottoms)
 

@@ -38,15 +38,18 @@ def permutation(count: int) -> list[int]:
 def own_turns(layer: Layer, rounds: Iterable[Iterable[T]]) -> Iterator[T]:
     """Those records of each round that are this rank's: every one in TEST, in TRAIN each rank in its turn.
 
+    Of a round that has not one for each rank, every one is everybody's.
+
     So the records of a source are dealt too, of which those of a layer may be a part.
     """
     rank, size = 0, 1
-    if layer.is_training and distributed.is_available() and distributed.is_initialized():
+    takes_turns = layer.is_training and layer.reads_in_order
+    if takes_turns and distributed.is_available() and distributed.is_initialized():
         rank, size = distributed.get_rank(), distributed.get_world_size()
-    for records in rounds:
-        has_any = False
-        for record in itertools.islice(records, rank, None, size):
-            has_any = True
-            yield record
-        if not has_any:
-            layer.refuse(f"it has fewer records than there are ranks, {size}: train with fewer")
+    for records in map(iter, rounds):
+        first = list(itertools.islice(records, size))
+        if len(first) < size:  # none may go without
+            yield from first
+            continue
+        yield first[rank]
+        yield from itertools.islice(records, rank, None, size)

@@ -29,6 +29,7 @@ class _Recurrent(Layer):
     n_bottoms = (2, 5)
     n_tops = (1, 3)
     without_gradient = (1,)
+    label_bottom = 1
     differentiates_frozen = True
     n_states: ClassVar[int]
     """How many blobs the state has; the first is the hidden one."""
@@ -170,6 +171,7 @@ class LSTMUnit(Layer):
     n_bottoms = (3, 3)
     n_tops = (2, 2)
     without_gradient = (2,)
+    label_bottom = 2
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         cell, sums, cont = bottoms

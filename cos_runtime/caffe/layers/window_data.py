@@ -67,7 +67,6 @@ class WindowData(Layer):
 
     n_bottoms = (0, 0)
     n_tops = (2, 2)
-    reads_files = True
 
     def setup(self, bottoms: Sequence[Shape]) -> list[Shape]:
         param, transform = self.param.window_data_param, self.param.transform_param

@@ -44,7 +44,7 @@ def hello(line: Line, rank: int) -> None:
 
 
 def test_a_silent_rank_is_named_though_others_never_pause(launch: Launch) -> None:
-    board, dispatcher = launch(2, 0.5, Start(), lambda _: None)
+    board, dispatcher = launch(2, 3, Start(), lambda _: None)
     with Line.call(board.address, 5) as silent, Line.call(board.address, 5) as talker:
         hello(silent, 0)
         hello(talker, 1)

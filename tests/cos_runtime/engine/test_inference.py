@@ -112,7 +112,7 @@ def test_the_test_is_over_all_records(spark, trained: JobFolder):
         assert result[name] == pytest.approx([float(blob)], rel=1e-5), name
 
 
-def test_records_of_a_layer_that_reads_files_stay_with_those_of_the_source(spark, make_job: MakeJob):
+def test_records_of_a_layer_that_reads_in_order_stay_with_those_of_the_source(spark, make_job: MakeJob):
     layers = """
     layer { name: "own" type: "HDF5Data" top: "own" hdf5_data_param { source: "labels.txt" batch_size: 10 } }
     layer { name: "pair" type: "EuclideanLoss" bottom: "label" bottom: "own" top: "pair" }

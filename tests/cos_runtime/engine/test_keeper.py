@@ -31,10 +31,10 @@ def hang_up_on_first(board: Switchboard) -> None:
 
 
 def test_a_checkpoint_that_the_driver_says_nothing_of_is_a_warning(board: Switchboard, caplog) -> None:
-    keeper = Keeper(board.address, 0, 0.3)
+    keeper = Keeper(board.address, 0, 2)
     keeper.keep(capture(CHECKPOINT))
     keeper.wait()
-    assert "a checkpoint was not kept: no message within 0.3 s" in caplog.text
+    assert "a checkpoint was not kept: no message within 2 s" in caplog.text
     keeper.keep(capture(FINAL))
     with pytest.raises(TimeoutError):
         keeper.wait()

@@ -11,6 +11,7 @@ from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, NetParameter, SolverParame
 from cos_runtime.caffe.solver import Solver
 from cos_runtime.engine.loss_scale import LossScale
 from cos_runtime.engine.numerics import Numerics
+from cos_runtime.errors import UserError
 from tests.fixtures.jobs import JobFolder, MakeJob
 from tests.fixtures.training import assert_same, metrics, train
 
@@ -60,6 +61,12 @@ def test_two_ranks_learn_in_half_the_bits(spark, job: JobFolder, precision: str)
     with pytest.raises(AssertionError):
         assert_same(exact, coarse, 1e-5)
     assert_same(exact, coarse, 0.2)
+
+
+def test_half_precision_needs_the_gradient_from_above(spark, make_job: MakeJob):
+    doubled = 'layer { name: "doubled" type: "Power" bottom: "ip1" top: "ip1" power_param { scale: 2 } }'
+    with pytest.raises(UserError, match='layer "doubled": in place it loses the scale of the loss that -precision fl'):
+        train(spark, make_job(extra=doubled), "-precision", "float16")
 
 
 def test_a_resumed_float16_run_repeats_the_undisturbed_one(spark, job: JobFolder):

@@ -164,22 +164,28 @@ def test_each_of_several_test_nets_has_its_own_records(spark, make_job: MakeJob)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_records_of_a_layer_that_reads_files_stay_with_those_of_the_source(spark, make_job: MakeJob, ranks: int):
+def test_records_of_a_layer_that_reads_in_order_stay_with_those_of_the_source(spark, make_job: MakeJob, ranks: int):
     """Also after the first round of records that are no multiple of the ranks, and after a new start."""
     layers = """
     layer { name: "own" type: "HDF5Data" top: "own" hdf5_data_param { source: "labels.txt" batch_size: 8 } }
     layer { name: "pair" type: "EuclideanLoss" bottom: "label" bottom: "own" top: "pair" }
+    layer { name: "constant" type: "HDF5Data" top: "one" hdf5_data_param { source: "constant.txt" batch_size: 1 } }
+    layer { name: "scaled" type: "Reduction" bottom: "one" top: "constant" }
     """
     source = "tests.cos_runtime.engine.disturbed_source.Disturbed"
     job = make_job(records=81, max_iter=24, solver="display: 1", extra=layers, source_class=source)
     net = Path(job.file("net.prototxt"))
-    net.write_text(net.read_text().replace("labels.txt", job.file("labels.txt")))
-    Path(job.file("labels.txt")).write_text(job.file("labels.h5"))
-    with h5py.File(job.file("labels.h5"), "w") as file:
-        file["own"] = np.array(images(81, seed=len("train"))[1], np.float32)
+    text = net.read_text()
+    for name, values in {"labels": {"own": images(81, seed=len("train"))[1]}, "constant": {"one": [7]}}.items():
+        text = text.replace(f"{name}.txt", job.file(f"{name}.txt"))
+        Path(job.file(f"{name}.txt")).write_text(job.file(f"{name}.h5"))
+        with h5py.File(job.file(f"{name}.h5"), "w") as file:
+            file.update({key: np.array(column, np.float32) for key, column in values.items()})
+    net.write_text(text)
     Path(job.file("disturbances")).write_text("80:1:kill")
     train(spark, job, "-clusterSize", str(ranks), "-checkpoint_iterations", "2")
-    assert {step["outputs"]["pair"] for step in metrics(job, "train") if step["outputs"]} == {0.0}
+    outputs = [step["outputs"] for step in metrics(job, "train") if step["outputs"]]
+    assert {(each["pair"], each["constant"]) for each in outputs} == {(0.0, 7.0)}
     assert len(metrics(job, "started")) == 2
 
 
@@ -225,6 +231,18 @@ class Unreadable(LMDB):
 
         frame = super().dataframe(spark)
         return frame.mapInArrow(fail, frame.schema)
+
+
+class Refused(LMDB):
+    """Its records are behind a connection that is refused."""
+
+    def dataframe(self, spark):
+        raise ConnectionRefusedError("the database takes no calls")
+
+
+def test_a_source_that_is_refused_a_connection_cancels_nothing(spark, make_job: MakeJob):
+    with pytest.raises(ConnectionRefusedError, match="the database takes no calls"):
+        train(spark, make_job(source_class=f"{__name__}.Refused"))
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ demo: venv ## train, test and read features of a small net on a local Spark
 test: venv ## run the tests (TESTS= and PYTEST_ARGS= choose)
 	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "not long and not lab" $(PYTEST_ARGS) $(TESTS)
 
-# Pulumi's engine, its provider and the program wait for one another: they leave a core to what runs beside.
-test-long: test-long-infra test-long-bootstrap test-long-others ## run the tests that take more than half a minute each (sooner by `make -j2`)
+# The longest first. Pulumi's engine, its provider and the program wait for one another: they leave a core to Spark.
+test-long: test-long-others test-long-infra test-long-bootstrap ## run the tests that take more than half a minute each (sooner by `make -j2`)
 
 test-long-infra: venv ## run those of the infrastructure
 	@$(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/infra

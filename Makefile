@@ -73,7 +73,7 @@ test-long-infra: venv ## run those of the infrastructure
 	@$(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/infra
 
 test-long-bootstrap: venv ## run those of the launcher
-	@$(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/bootstrap
+	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) tests/bootstrap
 
 test-long-others: venv ## run the others
 	@$(WITH_QUICK_JAVA) $(BIN)/python -m pytest -m "long and not lab" $(PYTEST_ARGS) --ignore tests/infra --ignore tests/bootstrap tests

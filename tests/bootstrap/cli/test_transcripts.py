@@ -28,7 +28,7 @@ def transcript() -> list[tuple[str, str]]:
     return [(command, said) for command, _, said in (step.partition("\n") for step in steps)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_document_says_what_the_commands_say(make_job: MakeJob) -> None:
     folder = make_job(records=64, max_iter=20, solver="display: 10 snapshot: 10 snapshot_prefix: 'tiny'").path
     cos = f'cos() {{ "{sys.executable}" -m bootstrap.cli "$@"; }}'

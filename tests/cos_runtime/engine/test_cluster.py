@@ -39,6 +39,7 @@ def lenet_job(folder: Path, data: Path, batch: int) -> list[str]:
     return ["-conf", str(folder / "solver.prototxt"), "-train", "-model", str(folder / "model.caffemodel")]
 
 
+@pytest.mark.long
 def test_n_executors_follow_one_with_n_times_the_batch(cluster: LocalCluster, tmp_path: Path, mnist_lmdbs: Path):
     jobs = {ranks: lenet_job(tmp_path / str(ranks), mnist_lmdbs, 96 // ranks) for ranks in (1, 2, 3)}
     args = [[*flags, "-clusterSize", str(ranks)] for ranks, flags in jobs.items()]
@@ -83,6 +84,7 @@ def test_more_ranks_than_the_cluster_has_slots(cluster: LocalCluster, make_job: 
     assert "spark.cores.max=4" in done.output
 
 
+@pytest.mark.long
 def test_the_decks_program(cluster: LocalCluster, make_job: MakeJob):
     job = make_job(max_iter=40)
     flags = ["-features", "ip1", "-label", "label", "-output", job.file("classifier"), "-clusterSize", "2"]

@@ -107,21 +107,21 @@ class _Transfer:
 
     def _copy_file(self, path: str, place: str, checksum: str, report: "_Report") -> None:
         beside = posixpath.join(posixpath.dirname(place), f".{posixpath.basename(place)}.{checksum[:16]}.part")
-        # Once more from the start, in case that what lay there from another time is not the file's beginning.
-        for _ in range(2):
-            try:
+        try:
+            # Once more from the start, in case that what lay there from another time is not the file's beginning.
+            for _ in range(2):
                 self._append_all(path, beside, report)
-            except FileNotFoundError:
-                # Another call that copies the same may just have put it in place.
-                if not self._is_in_place(place, checksum):
-                    raise
-                return
-            if self._again(self._target.checksums, [beside]).get(beside) == checksum:
-                self._again(self._put_in_place, beside, place, checksum)
-                return
-            self._again(self._target.remove, beside)
+                if self._again(self._target.checksums, [beside]).get(beside) == checksum:
+                    self._again(self._target.replace, beside, place)
+                    return
+                self._again(self._target.remove, beside)
+                if self._is_in_place(place, checksum):
+                    return
+        except FileNotFoundError:
+            # Put in place by another call that copies the same, or by this one before its connection broke.
             if self._is_in_place(place, checksum):
                 return
+            raise
         raise LaunchError(f"{path} changed while it was copied: wait until it is complete, then copy it again.")
 
     def _is_in_place(self, place: str, checksum: str) -> bool:
@@ -153,14 +153,6 @@ class _Transfer:
                 report.reached(sent)
 
         self._target.append(beside, pieces(), offset)
-
-    def _put_in_place(self, beside: str, place: str, checksum: str) -> None:
-        try:
-            self._target.replace(beside, place)
-        except FileNotFoundError:
-            # Asked again after a broken connection: the first time may have done it.
-            if self._target.checksums([place]).get(place) != checksum:
-                raise
 
     def _again(self, do: Callable[..., _Result], *args: object) -> _Result:
         return again(self._seconds)(do, *args)

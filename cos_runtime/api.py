@@ -211,7 +211,7 @@ class CaffeOnSpark:
             solver_mode=solver.solver_mode if solver.HasField("solver_mode") else None,
             numerics=Numerics(conf.memory_format),
             reads_in_order=net.reads_in_order,
-            layers=registered_elsewhere(each.type for each in conf.netParam.layer),
+            layers=registered_elsewhere(conf.netParam),
         )
 
     def _describe(self, text: str) -> None:
@@ -249,5 +249,5 @@ def _job(conf: Config, source: DataSource, validations: Sequence[DataSource], pl
         numerics=Numerics(conf.memory_format, conf.precision),
         local_steps=conf.local_steps,
         shuffle=conf.shuffle,
-        layers=registered_elsewhere(each.type for each in conf.netParam.layer),
+        layers=registered_elsewhere(conf.netParam),
     )

@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 from cos_runtime import preflight, storage
 from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.config import parse_flags
-from cos_runtime.engine import feature_files, inference
-from cos_runtime.engine.failures import JobCancelled, RankError
+from cos_runtime.engine import feature_files
+from cos_runtime.engine.failures import JobCancelled, RankError, mistakes_told
 from cos_runtime.errors import UserError
 
 _USER_ERROR, _FAILURE, _INTERRUPTED = 2, 1, 130
@@ -123,7 +123,7 @@ def _write_test(conf: Config, result: dict[str, list[float]]) -> None:
 
 def _write_features(conf: Config, cos: CaffeOnSpark) -> None:
     frame = cos.features(DataSource.getSource(conf, False))
-    with inference.mistakes_told():
+    with mistakes_told():
         feature_files.write(frame, conf.outputPath, conf.outputFormat)
     print(f"Features {', '.join(frame.columns[1:])} written to {conf.outputPath}", flush=True)
 

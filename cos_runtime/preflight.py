@@ -38,28 +38,16 @@ def check_training(
     _check_batches(conf, source, validations)
     state = conf.train_state
     net = Net(conf.netParam, TRAIN, source.top_shapes(), level=state.level, stages=state.stage)
-    for name, layer in net.named_layers():
-        if conf.precision == "float16" and layer.is_in_place and layer.ignores_gradient_in_place:
-            raise UserError(
-                f'layer "{name}": in place it loses the scale of the loss that -precision float16 needs: give its top '
-                "another name, or train in bfloat16"
-            )
+    _refuse_lost_scale(conf, net)
     if not net.losses:
         raise UserError(f'net "{net.name}" has no loss in the phase TRAIN: there is nothing to train')
     solver = Solver(conf.solverParameter, net)
     start = _read_start(conf)
-    resumed = _take_start(conf, start, net, solver)
+    given = [(path, weights.parse(content, path)) for path, content in start.models]
+    resumed = _take_start(conf, start, given, net, solver)
     tested = [test_net(conf, validation, number) for number, validation in enumerate(validations)]
     for each in tested:
-        each.share_weights(net)
-        for path, content in start.models:
-            each.copy_lacking_weights(net, weights.parse(content, path), path)
-        if each.reads_in_order and conf.ranks > 1:
-            reader = next(name for name, layer in each.named_layers() if layer.reads_in_order)
-            raise UserError(
-                f'layer "{reader}" of the TEST net reads its file in the order of the records, which are shared out to '
-                f"{conf.ranks} ranks: validate on one rank, or by -test after training"
-            )
+        _check_tested(conf, each, net, given)
     if conf.best and not tested:
         raise UserError("-best needs validation: give the solver test_interval and test_iter")
     aim = _aim(conf, tested[0]) if tested else Aim()
@@ -73,9 +61,33 @@ def check_training(
     return TrainingPlan(start, solver.iteration, seed, snapshots, net.losses, aim)
 
 
-def _take_start(conf: Config, start: Start, net: Net, solver: Solver) -> SolverState | None:
+def _refuse_lost_scale(conf: Config, net: Net) -> None:
+    for name, layer in net.named_layers():
+        if conf.precision == "float16" and layer.is_in_place and layer.ignores_gradient_in_place:
+            raise UserError(
+                f'layer "{name}": in place it loses the scale of the loss that -precision float16 needs: give its top '
+                "another name, or train in bfloat16"
+            )
+
+
+def _check_tested(conf: Config, tested: Net, net: Net, given: Sequence[tuple[str, weights.Layers]]) -> None:
+    """Have a TEST net share its weights with the TRAIN net, and refuse one that the ranks could not run."""
+    tested.share_weights(net)
+    for path, found in given:
+        tested.copy_lacking_weights(net, found, path)
+    if tested.reads_in_order and conf.ranks > 1:
+        reader = next(name for name, layer in tested.named_layers() if layer.reads_in_order)
+        raise UserError(
+            f'layer "{reader}" of the TEST net reads its file in the order of the records, which are shared out to '
+            f"{conf.ranks} ranks: validate on one rank, or by -test after training"
+        )
+
+
+def _take_start(
+    conf: Config, start: Start, given: Sequence[tuple[str, weights.Layers]], net: Net, solver: Solver
+) -> SolverState | None:
     """Give net and solver what the ranks begin with, and return the state of the run that is gone on with, if any."""
-    lacking = [net.copy_weights(weights.parse(content, path), path) for path, content in start.models]
+    lacking = [net.copy_weights(found, path) for path, found in given]
     last = conf.solverParameter.max_iter
     if last < 0:
         raise UserError(f"{conf.protoFile}: max_iter is {last}: it must be 0 or more")

@@ -93,10 +93,10 @@ def end(
     """
     with aws_errors():
         known = facts.known(name)
-        bucket = _bucket(where, name, known)
+        given, bucket = config.read(name).get("bucket"), _bucket(where, name, known)
         meters = read_meter(where, name, bucket)
         is_over = known is None and meters and all(meter.end for meter in meters)
-        if is_over and engine.is_used and bucket != config.read(name).get("bucket"):
+        if is_over and engine.is_used and bucket != given:
             bucket, meters = None, []  # an earlier life's, which has ended: this one did not come to a bucket
         end_nodes(where, name, bucket, tell, SAVE_SECONDS if save_seconds is None else save_seconds)
         said = cost(closed(meters))
@@ -110,7 +110,7 @@ def end(
             raise FailedError(told_left(name, left))
         drop_sent(where, name, bucket)
         is_own = _is_own(where, name, bucket, tell)
-        kept = bucket if is_own or bucket == config.read(name).get("bucket") else None
+        kept = bucket if is_own or bucket == given else None
         if kept is not None and meters:
             write_meter(where, name, kept, closed(meters))
     facts.forget(name)

@@ -99,7 +99,7 @@ class Net(nn.Module):
         layers = [self._add(each, dict(input_shapes or {}), unused) for each in param.layer]
         steps = [Step.of(layer, force_backward=param.force_backward) for layer in layers]
         self.outputs = sorted(unused)
-        self._freeze_what_no_loss_needs(steps)
+        self._plan_gradients(steps)
         self._steps = plan(steps, self.outputs)
         self.train(phase == TRAIN)
 
@@ -195,28 +195,39 @@ class Net(nn.Module):
             own.requires_grad_(False)
         self.learnable.append(blob)
 
-    def _freeze_what_no_loss_needs(self, steps: list[Step]) -> None:
-        """Turn gradients off, as Caffe does, for layers from which no loss is reached; without losses, for none."""
+    def _under_losses(self, steps: list[Step]) -> dict[int, bool]:
+        """The numbers of steps from which a loss is reached, the last first: whether through a reader of its tops."""
+        needed, read = set(self.losses), set[str]()
+        found = {}
+        for number, step in reversed([*enumerate(steps)]):
+            if needed.isdisjoint(step.tops):
+                continue
+            found[number] = not read.isdisjoint(step.tops)
+            bottoms = {name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut}
+            for names in (needed, read):
+                names.difference_update(step.tops)  # before an in-place layer its name is another blob's
+                names.update(bottoms)
+        return found
+
+    def _plan_gradients(self, steps: list[Step]) -> None:
+        """Turn gradients off, as Caffe does, for layers from which no loss is reached; without losses, for none.
+
+        What Caffe spoils, or gives up at its first backward pass, is refused.
+        """
         if not self.losses:
             return
-        needed = set(self.losses)
-        read: set[str] = set()
-        kept: set[int] = set()
-        learned = self._learned_bottoms(steps)
-        for number, step in enumerate(reversed(steps)):
-            if not needed.isdisjoint(step.tops):
-                if step.layer.is_loss and not step.layer.param.loss_weight and not read.isdisjoint(step.tops):
-                    # Caffe splits a blob for a loss_weight that is given alone: the reader writes its gradient over it.
-                    step.layer.refuse(
-                        f'its top "{step.tops[0]}" is read by another layer on the way to a loss: give it a loss_weight'
-                    )
-                if self.phase == TRAIN:
-                    _refuse_gradients_of(step, learned[len(learned) - 1 - number])
-                kept.update(map(id, step.layer.blobs.owned))
-                bottoms = {name for name, is_cut in zip_longest(step.bottoms, step.detached) if not is_cut}
-                for names in (needed, read):
-                    names.difference_update(step.tops)  # before an in-place layer its name is another blob's
-                    names.update(bottoms)
+        under_losses, learned = self._under_losses(steps), self._learned_bottoms(steps)
+        for number, is_read in under_losses.items():
+            layer = steps[number].layer
+            if layer.is_loss and not layer.param.loss_weight and is_read:
+                # Caffe splits a blob for a loss_weight that is given alone: the reader writes its gradient over it.
+                layer.refuse(
+                    f'its top "{layer.param.top[0]}" is read by another layer on the way to a loss: '
+                    "give it a loss_weight"
+                )
+            if self.phase == TRAIN:
+                _refuse_gradients_of(steps[number], learned[number])
+        kept = {id(blob) for number in under_losses for blob in steps[number].layer.blobs.owned}
         for blob in self.parameters():
             if id(blob) not in kept:
                 blob.requires_grad_(False)

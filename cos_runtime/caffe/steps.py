@@ -103,17 +103,20 @@ def _fused(steps: Sequence[Step]) -> Iterator[Step]:
         next(pairs)
 
 
-def _spoiled(steps: list[Step]) -> list[Step]:
+def _spoiled(steps: Sequence[Step]) -> list[Step]:
     """The steps, those whose derivative later ones in place change with the derivative of what they leave."""
+    planned = list(steps)
     for index, step in enumerate(steps):
-        after = [number for number in range(index + 1, len(steps)) if step.tops[:1] == steps[number].bottoms[:1]]
-        chain = [number for number in after if steps[number].tops[:1] == step.tops[:1]]
-        if isinstance(step.layer, Pointwise) and step.layer.is_spoiled_by([steps[i].layer.param.type for i in chain]):
+        if not isinstance(step.layer, Pointwise):
+            continue
+        later = range(index + 1, len(steps))
+        chain = [number for number in later if steps[number].bottoms[:1] == steps[number].tops[:1] == step.tops]
+        if step.layer.is_spoiled_by([steps[number].layer.param.type for number in chain]):
             memory = Memory(step.layer)
-            steps[index] = replace(step, compute=memory.compute)
-            last = steps[chain[-1]]
-            steps[chain[-1]] = replace(last, leaves=(*last.leaves, memory))
-    return steps
+            planned[index] = replace(planned[index], compute=memory.compute)
+            last = planned[chain[-1]]
+            planned[chain[-1]] = replace(last, leaves=(*last.leaves, memory))
+    return planned
 
 
 def _normalized_and_scaled(normalization: Layer, scale: Scale, x: Tensor) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.errors import PySparkException
+
+from cos_runtime.errors import UserError
 
 # What PySpark raises where Spark fails, or is gone.
 SPARKS_ERRORS = (PySparkException, Py4JError, ConnectionError)
@@ -17,6 +21,9 @@ _LOST = re.compile(
     r"|executor \S+ (was )?(lost|decommissioned)|[Ww]orker (lost|shutting down)|checkpoint block .* not found",
     re.IGNORECASE,
 )
+
+# In the stack trace of a task, which is all that Spark hands on of its exception.
+_MISTAKE = re.compile(r"^cos_runtime\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class RankError(Exception):
@@ -54,9 +61,16 @@ def is_shut_down(error: Exception) -> bool:
     return isinstance(error, Py4JNetworkError | ConnectionError) or "SparkContext was shut down" in str(error)
 
 
-def told_by_spark(error: Exception, otherwise: str) -> RankError | JobCancelled:
-    """What an error of Spark's comes to where no rank is at work; `otherwise` is said before its last line."""
-    return JobCancelled() if is_shut_down(error) else of_spark(str(error), otherwise)
+@contextlib.contextmanager
+def mistakes_told() -> Iterator[None]:
+    """Raises a UserError of a task, as of a damaged record, where Spark has only its stack trace to tell of."""
+    try:
+        yield
+    except SPARKS_ERRORS as error:
+        told = _MISTAKE.findall(str(error))
+        if told:
+            raise UserError(told[-1]) from None
+        raise
 
 
 def of_spark(text: str, otherwise: str = "a task failed before its rank began") -> RankError | JobCancelled:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,9 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import torch
-from py4j.protocol import Py4JError
 from pyspark import Broadcast
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from cos_runtime.caffe import weights
@@ -24,6 +20,7 @@ from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST, NetParameter, NetState, SolverParameter
 from cos_runtime.engine import workers
 from cos_runtime.engine.by_record import ByRecord
+from cos_runtime.engine.failures import mistakes_told
 from cos_runtime.engine.feed import Feed
 from cos_runtime.engine.numerics import Numerics
 from cos_runtime.engine.spool import rebatch
@@ -33,8 +30,6 @@ from cos_runtime.sources.base import DataSource
 SAMPLE_ID = "SampleID"
 
 _TEST_SCHEMA = "blob string, sums array<double>, records long"
-# In the stack trace of a task, which is all that Spark hands on of its exception.
-_MISTAKE = re.compile(r"^cos_runtime\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -169,18 +164,6 @@ def _collected(parts: DataFrame, predictor: Predictor) -> list[Row]:
     finally:
         # Else a file of the weights' size stays with Spark for as long as the application runs.
         predictor.weights.destroy()
-
-
-@contextlib.contextmanager
-def mistakes_told() -> Iterator[None]:
-    """Raises a UserError of a task, as of a damaged record, where Spark has only its stack trace to tell of."""
-    try:
-        yield
-    except (PySparkException, Py4JError) as error:
-        told = _MISTAKE.findall(str(error))
-        if told:
-            raise UserError(told[-1]) from None
-        raise
 
 
 def _outputs(

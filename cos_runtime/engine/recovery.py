@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from cos_runtime.engine import slots
 from cos_runtime.engine.driver import Stage
-from cos_runtime.engine.failures import SPARKS_ERRORS, RankError, told_by_spark
+from cos_runtime.engine.failures import SPARKS_ERRORS, JobCancelled, RankError, is_shut_down, of_spark
 from cos_runtime.engine.job import TrainingPlan, TrainJob
 from cos_runtime.engine.line import Switchboard
 from cos_runtime.engine.tell import Teller
@@ -78,7 +78,9 @@ def _made(spark: SparkSession, make_rows: Callable[[], DataFrame]) -> DataFrame:
     except SPARKS_ERRORS as error:
         if isinstance(error, ConnectionError) and _is_alive(spark):
             raise  # the source's own: its code runs here too
-        raise told_by_spark(error, "the records could not be dealt") from None
+        if is_shut_down(error):
+            raise JobCancelled from None
+        raise of_spark(str(error), "the records could not be dealt") from None
 
 
 def _is_alive(spark: SparkSession) -> bool:

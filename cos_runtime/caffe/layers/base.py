@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from cos_runtime.caffe.fillers import fill
-from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, FillerParameter, LayerParameter, Phase
+from cos_runtime.caffe.schema.caffe_pb2 import TRAIN, FillerParameter, LayerParameter, NetParameter, Phase
 from cos_runtime.errors import UserError
 
 Shape = tuple[int, ...]
@@ -180,8 +180,8 @@ def register(name: str) -> Callable[[L], L]:
     return add
 
 
-def registered_elsewhere(types: Iterable[str]) -> dict[str, type[Layer]]:
-    """Those of these types that are none of this package's: what other processes have to be given."""
+def registered_elsewhere(net: NetParameter) -> dict[str, type[Layer]]:
+    """The classes of a net's layers, by type, that are none of this package's: other processes are given them."""
     own = __name__.partition(".")[0]
-    found = {name: LAYERS[name] for name in types if name in LAYERS}
+    found = {layer.type: LAYERS[layer.type] for layer in net.layer if layer.type in LAYERS}
     return {name: kind for name, kind in found.items() if kind.__module__.partition(".")[0] != own}

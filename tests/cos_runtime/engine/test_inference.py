@@ -4,7 +4,6 @@ import itertools
 import time
 from pathlib import Path
 
-import h5py
 import lmdb
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from cos_runtime.api import CaffeOnSpark, Config, DataSource
 from cos_runtime.caffe import prototxt, weights
 from cos_runtime.caffe.net import Net
 from cos_runtime.caffe.schema.caffe_pb2 import TEST
-from cos_runtime.engine import feature_files, inference
+from cos_runtime.engine import failures, feature_files
 from cos_runtime.errors import UserError
 from cos_runtime.sources.lmdb import LMDB
 from tests.fixtures.jobs import JobFolder, MakeJob, images
@@ -119,11 +118,7 @@ def test_records_of_a_layer_that_reads_in_order_stay_with_those_of_the_source(sp
     """
     test = "include { phase: TEST }"
     job = make_job(test_records=RECORDS, max_iter=1, extra=layers.replace('type: "', f'{test} type: "'))
-    net = Path(job.file("net.prototxt"))
-    net.write_text(net.read_text().replace("labels.txt", job.file("labels.txt")))
-    Path(job.file("labels.txt")).write_text(job.file("labels.h5"))
-    with h5py.File(job.file("labels.h5"), "w") as file:
-        file["own"] = np.array(images(RECORDS, seed=len("test"))[1], np.float32)
+    job.write_rows("labels", own=images(RECORDS, seed=len("test"))[1])
     conf = Config(spark, job.args("-train", "-features", "own", "-label", "label", "-lmdb_partitions", "3"))
     cos, source = CaffeOnSpark(spark), DataSource.getSource(conf, False)
     cos.train(DataSource.getSource(conf, True))
@@ -180,7 +175,7 @@ def test_a_damaged_record_is_named(spark, trained: JobFolder, make_job: MakeJob,
     cos, source = CaffeOnSpark(spark), DataSource.getSource(conf, False)
     with pytest.raises(UserError, match="^record 00000013 of .* has no data that can be read"):
         cos.test(source)
-    with pytest.raises(UserError, match="^record 00000013 of "), inference.mistakes_told():
+    with pytest.raises(UserError, match="^record 00000013 of "), failures.mistakes_told():
         feature_files.write(cos.features(source), str(tmp_path / "features"), "json")
 
 

@@ -5,7 +5,6 @@ import re
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -174,14 +173,8 @@ def test_records_of_a_layer_that_reads_in_order_stay_with_those_of_the_source(sp
     """
     source = "tests.cos_runtime.engine.disturbed_source.Disturbed"
     job = make_job(records=81, max_iter=24, solver="display: 1", extra=layers, source_class=source)
-    net = Path(job.file("net.prototxt"))
-    text = net.read_text()
-    for name, values in {"labels": {"own": images(81, seed=len("train"))[1]}, "constant": {"one": [7]}}.items():
-        text = text.replace(f"{name}.txt", job.file(f"{name}.txt"))
-        Path(job.file(f"{name}.txt")).write_text(job.file(f"{name}.h5"))
-        with h5py.File(job.file(f"{name}.h5"), "w") as file:
-            file.update({key: np.array(column, np.float32) for key, column in values.items()})
-    net.write_text(text)
+    job.write_rows("labels", own=images(81, seed=len("train"))[1])
+    job.write_rows("constant", one=[7])
     Path(job.file("disturbances")).write_text("80:1:kill")
     train(spark, job, "-clusterSize", str(ranks), "-checkpoint_iterations", "2")
     outputs = [step["outputs"] for step in metrics(job, "train") if step["outputs"]]
